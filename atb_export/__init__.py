@@ -1,0 +1,1 @@
+"""ATB: tiny BERTs, found by measurement and shipped as compiled engines."""
