@@ -133,7 +133,9 @@ class SubnetConfig:
         _check(set(data) == {"hidden_size", "layers"}, f"a subnet has hidden_size and layers, got {sorted(data)}")
         fields = {"source", "heads", "head_size", "ffn_size"}
         layers = []
+        _check(isinstance(data["layers"], list), f"layers is a list, got {type(data['layers']).__name__}")
         for i, layer in enumerate(data["layers"]):
+            _check(isinstance(layer, Mapping), f"layers[{i}] is an object, got {type(layer).__name__}")
             _check(set(layer) == fields, f"layers[{i}] has {sorted(fields)}, got {sorted(layer)}")
             _check(all(type(v) is int for v in layer.values()), f"layers[{i}] holds integers only, got {layer}")
             layers.append(LayerConfig(**layer))
@@ -165,11 +167,14 @@ class SearchSpace:
     def __post_init__(self) -> None:
         for name in ("layer_sets", "hidden_sizes", "heads", "head_sizes", "ffn_sizes"):
             choices = getattr(self, name)
+            _check(isinstance(choices, tuple), f"{name} is a tuple, got {type(choices).__name__}")
             _check(len(choices) > 0, f"{name} needs at least one choice")
             _check(len(set(choices)) == len(choices), f"{name} repeats a choice: {choices}")
+            if name != "layer_sets":
+                _check(min(choices) > 0, f"{name} must be positive, got {choices}")
         for kept in self.layer_sets:
             _check(
-                len(kept) > 0 and list(kept) == sorted(set(kept)) and 0 <= kept[0] and kept[-1] < self.source_layers,
+                len(kept) > 0 and list(kept) == sorted(set(kept)) and kept[0] >= 0 and kept[-1] < self.source_layers,
                 f"layer set {kept} must ascend within 0..{self.source_layers - 1}",
             )
 
@@ -185,8 +190,7 @@ class SearchSpace:
 
     def _build(self, kept: Sequence[int], hidden: int, sizes: Sequence[tuple[int, int, int]]) -> SubnetConfig:
         layers = (
-            LayerConfig(source=i, heads=h, head_size=d, ffn_size=f)
-            for i, (h, d, f) in zip(kept, sizes, strict=True)
+            LayerConfig(source=i, heads=h, head_size=d, ffn_size=f) for i, (h, d, f) in zip(kept, sizes, strict=True)
         )
         return SubnetConfig(hidden_size=hidden, layers=tuple(layers))
 
@@ -239,6 +243,8 @@ class SearchSpace:
     def mutate(self, subnet: SubnetConfig, rng: Random, *, rate: float = 0.2) -> SubnetConfig:
         """A neighbour: every gene is redrawn with probability `rate`, at least one gene always.
 
+        A gene with a single choice stays what it is, so the neighbour may equal the subnet.
+
         Layers that stay keep their sizes; a layer that enters takes the sizes of its nearest kept layer.
         """
         genes = 2 + 3 * (subnet.depth if self.per_layer else 1)
@@ -255,7 +261,7 @@ class SearchSpace:
             sizes = [sizes[0]] * subnet.depth
         old = [x.source for x in subnet.layers]
         kept = rng.choice(self.layer_sets) if 1 in flips else tuple(old)
-        nearest = [min(range(len(old)), key=lambda j, i=i: abs(old[j] - i)) for i in kept]
+        nearest = [min(range(len(old)), key=[abs(source - i) for source in old].__getitem__) for i in kept]
         hidden = _step(self.hidden_sizes, subnet.hidden_size, rng) if 0 in flips else subnet.hidden_size
         return self._build(kept, hidden, [sizes[j] for j in nearest])
 

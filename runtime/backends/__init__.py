@@ -1,0 +1,7 @@
+"""One module per backend, each with a `BACKEND`. To add one: its file here, and its line below."""
+
+BACKENDS: dict[str, str] = {
+    "openvino": "runtime.backends.openvino",
+    "onnxruntime": "runtime.backends.onnxruntime",
+    "tensorrt": "runtime.backends.tensorrt",
+}

@@ -1,0 +1,97 @@
+"""Tokenised texts in padded, length-grouped batches whose order follows from the seed and the step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenizedTexts:
+    """Token ids per text, special tokens included, and the segment of each token for pairs."""
+
+    input_ids: tuple[list[int], ...]
+    token_type_ids: tuple[list[int], ...] | None = None
+    pad_token_id: int = 0
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def __add__(self, other: TokenizedTexts) -> TokenizedTexts:
+        types = None
+        if self.token_type_ids is not None or other.token_type_ids is not None:
+            types = tuple(ids for part in (self, other) for ids in part._types())
+        return TokenizedTexts(
+            input_ids=self.input_ids + other.input_ids, token_type_ids=types, pad_token_id=self.pad_token_id
+        )
+
+    def _types(self) -> tuple[list[int], ...]:
+        return self.token_type_ids or tuple([0] * len(ids) for ids in self.input_ids)
+
+    def batch(self, rows: Sequence[int], *, length: int | None = None) -> dict[str, Tensor]:
+        """int64 [rows, length] `input_ids`, `attention_mask` (and `token_type_ids`), padded to the longest."""
+        width = length or max(len(self.input_ids[i]) for i in rows)
+
+        def padded(values: Sequence[list[int]], fill: int) -> Tensor:
+            return torch.tensor([values[i][:width] + [fill] * (width - len(values[i])) for i in rows])
+
+        batch = {"input_ids": padded(self.input_ids, self.pad_token_id)}
+        lengths = torch.tensor([min(len(self.input_ids[i]), width) for i in rows])
+        batch["attention_mask"] = (torch.arange(width)[None] < lengths[:, None]).long()
+        if self.token_type_ids is not None:
+            batch["token_type_ids"] = padded(self.token_type_ids, 0)
+        return batch
+
+    def in_order(self, batch_size: int) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """All rows once, shortest first (least padding), as (row numbers, batch)."""
+        rows = sorted(range(len(self)), key=lambda i: len(self.input_ids[i]))
+        for start in range(0, len(rows), batch_size):
+            chosen = rows[start : start + batch_size]
+            yield chosen, self.batch(chosen)
+
+
+def tokenize(tokenizer: Any, texts: Sequence[tuple[str, ...]], *, max_length: int) -> TokenizedTexts:
+    """`texts` of one or two segments through a `transformers` tokenizer, cut to `max_length` longest-first."""
+    pairs = bool(texts) and len(texts[0]) == 2
+    segments = [[text[i] for text in texts] for i in range(2 if pairs else 1)]
+    encoded = tokenizer(*segments, truncation=True, max_length=max_length, return_attention_mask=False)
+    return TokenizedTexts(
+        input_ids=tuple(encoded["input_ids"]),
+        token_type_ids=tuple(encoded["token_type_ids"]) if pairs else None,
+        pad_token_id=int(tokenizer.pad_token_id or 0),
+    )
+
+
+class BatchOrder:
+    """Step -> row numbers. Stateless but for a cache, so that a resumed run needs only its step.
+
+    Each epoch shuffles all rows, sorts within pools of `pool` batches by length, and shuffles the batches.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int, pool: int = 50) -> None:
+        if not lengths:
+            raise ValueError("there are no rows to train on")
+        self.per_epoch = -(-len(lengths) // batch_size)
+
+        @lru_cache(maxsize=1)
+        def epoch(number: int) -> list[list[int]]:
+            rng = Random(f"{seed}-{number}")
+            rows = list(range(len(lengths)))
+            rng.shuffle(rows)
+            batches = []
+            for start in range(0, len(rows), batch_size * pool):
+                part = sorted(rows[start : start + batch_size * pool], key=lambda i: lengths[i])
+                batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+            rng.shuffle(batches)
+            return batches
+
+        self._epoch = epoch
+
+    def __getitem__(self, step: int) -> list[int]:
+        return self._epoch(step // self.per_epoch)[step % self.per_epoch]

@@ -1,0 +1,36 @@
+"""Parameters and floating-point operations of a subnet, by arithmetic. Standard library only."""
+
+from __future__ import annotations
+
+from supernet.facts import ModelFacts
+from supernet.space import SubnetConfig
+
+
+def parameters(subnet: SubnetConfig, facts: ModelFacts) -> int:
+    """Weights and biases of the sliced dense classifier, embeddings, pooler and head included."""
+    n = subnet.hidden_size
+    rows = facts.vocab_size + facts.max_position_embeddings + facts.type_vocab_size
+    total = rows * n + 2 * n
+    for layer in subnet.layers:
+        q, f = layer.qkv_size, layer.ffn_size
+        total += 3 * (n * q + q) + (q * n + n) + (n * f + f) + (f * n + n) + 4 * n
+    return total + (n * n + n) + (n * facts.num_labels + facts.num_labels)
+
+
+def flops(subnet: SubnetConfig, *, length: int, batch: int = 1, num_labels: int = 2) -> int:
+    """Operations (two a multiply-add) of the matrix products the exported graph executes.
+
+    The last layer forms keys and values for all positions but everything else for the first token only,
+    since the classifier reads no other (see `atb_export.onnx.graph`).
+    """
+    n = subnet.hidden_size
+    total = 0
+    for i, layer in enumerate(subnet.layers):
+        q, f = layer.qkv_size, layer.ffn_size
+        rows = 1 if i == subnet.depth - 1 else length
+        total += 2 * length * n * 2 * q  # keys and values
+        total += 2 * rows * n * q * 2  # queries, and the product back to the hidden size
+        total += 2 * rows * length * q * 2  # scores and their weighted sum
+        total += 2 * rows * n * f * 2  # feed-forward
+    total += 2 * n * n + 2 * n * num_labels
+    return batch * total

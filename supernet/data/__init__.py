@@ -1,0 +1,1 @@
+"""Labelled rows, their splits and unlabelled sentences. Standard library; parquet and the hub import late."""

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime.backends import openvino as module
+from runtime.errors import CompileError, UnsupportedTarget
+
+pytest.importorskip("openvino")
+BACKEND = module.BACKEND
+
+
+def _has(capability: str) -> bool:
+    return capability in module._core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _error(tiny: Any, target: Any) -> tuple[str, float]:
+    feeds = tiny.feeds(target.shape)
+    with BACKEND.open(tiny.onnx, target) as engine:
+        return engine.effective_precision, float(np.abs(engine.infer(feeds)["logits"] - tiny.logits(feeds)).max())
+
+
+def test_the_precision_read_back_is_the_one_computed_in(tiny: Any, target_for: Any) -> None:
+    precision, error = _error(tiny, target_for("openvino", precision="f32"))
+    assert precision == "f32"
+    assert error < 1e-4
+    if not _has("BF16"):
+        pytest.skip("this CPU has no bf16")
+    precision, error = _error(tiny, target_for("openvino", precision="bf16"))
+    assert precision == "bf16"
+    assert 1e-3 < error < 1.0
+
+
+def test_auto_says_what_it_became(tiny: Any, target_for: Any) -> None:
+    precision, error = _error(tiny, target_for("openvino", precision="auto"))
+    assert precision == ("f16" if _has("FP16") else "bf16" if _has("BF16") else "f32")
+    assert (error < 1e-4) == (precision == "f32")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "f16"])
+def test_a_precision_the_cpu_lacks_is_refused(
+    precision: str, tiny: Any, target_for: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(module, "_capabilities", lambda _: frozenset({"FP32", "INT8"}))
+    for act in (BACKEND.open, lambda onnx, target: BACKEND.compile(onnx, target, tmp_path)):
+        with pytest.raises(UnsupportedTarget, match=rf"no {precision} here; it has f32"):
+            act(tiny.onnx, target_for("openvino", precision=precision))
+    BACKEND.open(tiny.onnx, target_for("openvino", precision="f32")).close()
+
+
+def test_a_backend_that_answers_another_precision_is_refused(
+    tiny: Any, target_for: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if _has("FP16"):
+        pytest.skip("this CPU computes in f16")
+    # The CPU claims f16, then falls back in silence: the value read back tells.
+    monkeypatch.setattr(module, "_capabilities", lambda _: frozenset({"FP16", "FP32"}))
+    with pytest.raises(UnsupportedTarget, match=r"asked for f16, but CPU computes in (f32|bf16)"):
+        BACKEND.open(tiny.onnx, target_for("openvino", precision="f16"))
+
+
+def test_threads_and_streams_are_the_targets(tiny: Any, target_for: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+    build = module.OpenVinoEngine
+
+    def spy(compiled: Any, *rest: Any, **names: Any) -> Any:
+        for name in ("INFERENCE_NUM_THREADS", "NUM_STREAMS", "PERFORMANCE_HINT", "ENABLE_CPU_PINNING"):
+            seen[name] = compiled.get_property(name)
+        return build(compiled, *rest, **names)
+
+    monkeypatch.setattr(module, "OpenVinoEngine", spy)
+    BACKEND.open(tiny.onnx, target_for("openvino", threads=1)).close()
+    assert int(seen["INFERENCE_NUM_THREADS"]) == 1
+    assert int(seen["NUM_STREAMS"]) == 1
+    assert "LATENCY" in str(seen["PERFORMANCE_HINT"])
+    assert seen["ENABLE_CPU_PINNING"] is False
+
+
+def test_the_core_is_made_once() -> None:
+    assert module._core() is module._core()
+
+
+def test_weights_on_disk_are_not_rounded(tiny: Any, target_for: Any, tmp_path: Path) -> None:
+    artifact = BACKEND.compile(tiny.onnx, target_for("openvino"), tmp_path)
+    numbers = sum(value.size for value in tiny.weights.values())
+    assert artifact.with_name("model.bin").stat().st_size >= 4 * numbers
+
+
+def test_a_missing_weights_file_is_told(tiny: Any, target_for: Any, tmp_path: Path) -> None:
+    target = target_for("openvino")
+    artifact = BACKEND.compile(tiny.onnx, target, tmp_path)
+    artifact.with_name("model.bin").unlink()
+    with pytest.raises(CompileError, match="cannot"):
+        BACKEND.load(artifact, target)
