@@ -41,13 +41,15 @@ class Classifier:
         pad_id = pad.get("pad_id", tokenizer.token_to_id("[PAD]"))
         if pad_id is None:
             raise BundleError("the tokenizer has no padding and no [PAD] token")
-        try:
-            tokenizer.enable_truncation(min(shape.length, model.max_length), strategy="longest_first")
-            tokenizer.enable_padding(
-                length=shape.length, pad_id=pad_id, pad_type_id=0, pad_token=pad.get("pad_token", "[PAD]")
+        length = min(shape.length, model.max_length)
+        if length <= (special := tokenizer.num_special_tokens_to_add(True)):
+            raise UnsupportedTarget(
+                f"no pair of texts fits into {length} tokens: {special} are special; ask for a longer engine"
             )
-        except Exception as error:
-            raise UnsupportedTarget(f"no text fits into {shape.length} tokens: {error}") from error
+        tokenizer.enable_truncation(length, strategy="longest_first")
+        tokenizer.enable_padding(
+            length=shape.length, pad_id=pad_id, pad_type_id=0, pad_token=pad.get("pad_token", "[PAD]")
+        )
         self._tokenizer = tokenizer
         known = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
         if unknown := [x.name for x in engine.inputs if x.name not in known]:

@@ -78,6 +78,7 @@ class EngineTarget:
             self.precision in PRECISIONS,
             f"precision is one of {', '.join(PRECISIONS)}, got {self.precision!r}",
         )
+        _check(len(set(self.devices)) == len(self.devices), f"device repeats a name: {self.device!r}")
         _check(isinstance(self.shape, Shape), f"shape is a Shape, got {type(self.shape).__name__}")
         _count("threads", self.threads)
 

@@ -62,26 +62,32 @@ class TensorRtEngine(EngineBase):
         self._cuda = _cuda()
         self._engine = engine
         self._keep = keep
+        self._device: dict[str, int] = {}
+        self._stream: Any = None
         self._context = engine.create_execution_context()
         if self._context is None:
             raise AtbRuntimeError("TensorRT cannot make an execution context; is the GPU's memory full?")
-        self._device: dict[str, int] = {}
-        self._stream = _done(self._cuda.cudaStreamCreate())
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         taken = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-        for name in taken:
-            self._context.set_input_shape(name, target.shape.dims)
-        buffers: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
-        for name in names:
-            dtype = np.dtype(trt.nptype(engine.get_tensor_dtype(name)))
-            shape = tuple(self._context.get_tensor_shape(name))
-            buffers[name] = (shape, dtype)
-            size = int(np.prod(shape)) * dtype.itemsize
-            self._device[name] = _done(self._cuda.cudaMalloc(size))
-            self._context.set_tensor_address(name, self._device[name])
+        try:
+            self._stream = _done(self._cuda.cudaStreamCreate())
+            for name in taken:
+                self._context.set_input_shape(name, target.shape.dims)
+            buffers = {name: self._allocate(trt, name) for name in names}
+        except BaseException:
+            self.close()
+            raise
         self.inputs = tuple(TensorSpec(name=x, shape=buffers[x][0], dtype=buffers[x][1].name) for x in taken)
         self._outputs = [(name, *buffers[name]) for name in names if name not in taken]
         self._check = FeedCheck(self.inputs)
+
+    def _allocate(self, trt: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Gives a tensor its device memory; returns its shape and type."""
+        dtype = np.dtype(trt.nptype(self._engine.get_tensor_dtype(name)))
+        shape = tuple(self._context.get_tensor_shape(name))
+        self._device[name] = _done(self._cuda.cudaMalloc(int(np.prod(shape)) * dtype.itemsize))
+        self._context.set_tensor_address(name, self._device[name])
+        return shape, dtype
 
     def infer(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """Output name -> array that the caller owns; copying to and from the GPU is part of it."""
@@ -111,7 +117,8 @@ class TensorRtEngine(EngineBase):
         for address in self._device.values():
             self._cuda.cudaFree(address)
         self._device.clear()
-        self._cuda.cudaStreamDestroy(self._stream)
+        if self._stream is not None:
+            self._cuda.cudaStreamDestroy(self._stream)
 
 
 def _done(answer: Any) -> Any:

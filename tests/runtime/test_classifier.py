@@ -11,6 +11,7 @@ from runtime.classifier import Classifier
 from runtime.engine import backend
 from runtime.errors import AtbRuntimeError, BackendUnavailable, BundleError, UnsupportedTarget
 from runtime.manifest import EngineEntry, Manifest, ModelFacts, write_manifest
+from runtime.onnx_file import TensorSpec
 from runtime.target import EngineTarget, Shape
 
 pytest.importorskip("openvino")
@@ -195,9 +196,24 @@ def _open(model: Any, length: int = 8) -> Any:
 
 def test_labels_must_be_as_many_as_logits(tiny: Any) -> None:
     facts = ModelFacts(task="classification", labels=("a", "b"), max_length=8)
+    classifier = Classifier(engine=_open(tiny), tokenizer=_tokenizer(), model=facts)
+    with classifier, pytest.raises(AtbRuntimeError, match="2 labels"):
+        classifier("good")
+
+
+def test_scores_of_extreme_logits_are_numbers(tiny: Any) -> None:
+    facts = ModelFacts(task="classification", labels=("a", "b", "c"), max_length=8)
     with Classifier(engine=_open(tiny), tokenizer=_tokenizer(), model=facts) as classifier:
-        with pytest.raises(AtbRuntimeError, match="2 labels"):
-            classifier("good")
+        scores = classifier._scores(np.array([-1e5, 1e5, 0], np.float32))
+    assert [(x["label"], x["score"]) for x in scores] == [("b", 1.0), ("a", 0.0), ("c", 0.0)]
+
+
+def test_inputs_that_no_text_gives_are_refused(tiny: Any) -> None:
+    engine = _open(tiny)
+    engine.inputs = (TensorSpec(name="pixels", dtype="int64", shape=(1, 8)),)
+    facts = ModelFacts(task="classification", labels=("a", "b", "c"), max_length=8)
+    with engine, pytest.raises(UnsupportedTarget, match="the engine takes pixels"):
+        Classifier(engine=engine, tokenizer=_tokenizer(), model=facts)
 
 
 def test_the_tokenizers_own_padding_is_kept(tiny: Any) -> None:
@@ -213,7 +229,9 @@ def test_a_tokenizer_without_padding_is_refused(tiny: Any) -> None:
         Classifier(engine=engine, tokenizer=bare, model=facts)
 
 
-def test_no_text_fits_into_one_token(tiny: Any) -> None:
+def test_an_engine_must_have_room_for_more_than_special_tokens(tiny: Any) -> None:
     facts = ModelFacts(task="classification", labels=("a", "b", "c"), max_length=8)
-    with _open(tiny, length=1) as engine, pytest.raises(UnsupportedTarget, match="1 tokens"):
+    with _open(tiny, length=3) as engine, pytest.raises(UnsupportedTarget, match="3 tokens: 3 are special"):
         Classifier(engine=engine, tokenizer=_tokenizer(), model=facts)
+    with Classifier(engine=_open(tiny, length=4), tokenizer=_tokenizer(), model=facts) as classifier:
+        assert len(classifier(("good", "bad"))) == len(classifier("a good film")) == 3

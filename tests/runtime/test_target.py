@@ -31,6 +31,7 @@ def test_json_round_trip() -> None:
         ("backend", "Open Vino", "backend"),
         ("device", "../x", "device"),
         ("device", "sm_89,", "device"),
+        ("device", "sm_89,sm_89", "repeats"),
         ("precision", "fp32", "auto, f32, bf16, f16"),
         ("threads", 0, "threads"),
         ("threads", True, "threads"),

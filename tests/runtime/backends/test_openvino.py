@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from runtime.backends import openvino as module
@@ -36,7 +38,7 @@ def test_the_precision_read_back_is_the_one_computed_in(tiny: Any, target_for: A
 
 def test_auto_says_what_it_became(tiny: Any, target_for: Any) -> None:
     precision, error = _error(tiny, target_for("openvino", precision="auto"))
-    assert precision == ("f16" if _has("FP16") else "bf16" if _has("BF16") else "f32")
+    assert (precision == "f32") == (not _has("BF16") and not _has("FP16"))
     assert (error < 1e-4) == (precision == "f32")
 
 
@@ -95,3 +97,48 @@ def test_a_missing_weights_file_is_told(tiny: Any, target_for: Any, tmp_path: Pa
     artifact.with_name("model.bin").unlink()
     with pytest.raises(CompileError, match="cannot"):
         BACKEND.load(artifact, target)
+
+
+def test_an_answer_of_free_size_is_refused(target_for: Any) -> None:
+    with pytest.raises(CompileError, match="keeps a free size"):
+        BACKEND.open(_one_node("NonZero", onnx.TensorProto.INT64, ["a", "b"]), target_for("openvino"))
+
+
+def test_errors_of_the_compiler_are_told(target_for: Any) -> None:
+    bad = _one_node("Softmax", onnx.TensorProto.FLOAT, ["batch", "sequence"], domain="nowhere")
+    with pytest.raises(CompileError, match=r"openvino-CPU-auto-b2-l8-t1|cannot read"):
+        BACKEND.open(bad, target_for("openvino"))
+    with pytest.raises(CompileError, match=r"cannot compile the model for openvino-CPU-auto-b2-l8-t1"):
+        # Five rows cannot be added to two: the shapes clash only once they are fixed.
+        BACKEND.open(_one_node("Add", onnx.TensorProto.INT64, ["batch", 8], five=True), target_for("openvino"))
+
+
+def _one_node(kind: str, dtype: int, dims: list[Any], *, domain: str = "", five: bool = False) -> bytes:
+    helper = onnx.helper
+    five_rows = onnx.numpy_helper.from_array(np.ones((5, 8), np.int64), "five")
+    node = helper.make_node(kind, ["input_ids", *["five"] * five], ["logits"], domain=domain)
+    graph = helper.make_graph(
+        [node],
+        "one",
+        [helper.make_tensor_value_info("input_ids", onnx.TensorProto.INT64, ["batch", "sequence"])],
+        [helper.make_tensor_value_info("logits", dtype, dims)],
+        [five_rows] * five,
+    )
+    opsets = [helper.make_opsetid("", 17)] + [helper.make_opsetid(domain, 1)] * bool(domain)
+    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("node", "names", "want"),
+    [
+        ("input_ids", {"ids", "input_ids"}, "input_ids"),
+        ("logits/sink_port_0", {"dense", "logits"}, "logits"),
+        ("Result_7", {"logits", "z"}, "logits"),
+        ("x", set(), "x"),
+    ],
+)
+def test_names_are_those_of_the_onnx(node: str, names: set[str], want: str) -> None:
+    port = SimpleNamespace(
+        get_node=lambda: SimpleNamespace(get_friendly_name=lambda: node), get_names=lambda: names, any_name="ids"
+    )
+    assert module._name(port) == want

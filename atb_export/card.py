@@ -1,0 +1,76 @@
+"""The model card: the bundle's README.md, in the form Hugging Face shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runtime.manifest import Manifest
+
+
+def model_card(manifest: Manifest, *, task: str) -> str:
+    """Markdown with a metadata header; only numbers that were measured appear."""
+    model, numbers = manifest.model, manifest.numbers
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-classification",
+        "tags: [bert, distillation, onnx, openvino, atb-export]",
+        "---",
+        "",
+        f"# {_plain(manifest.name)}",
+        "",
+        f"A tiny BERT for {_plain(task)}, found by measuring compiled engines and distilled from a teacher.",
+        "",
+        f"- Labels: {', '.join(_plain(label) for label in model.labels)}",
+        f"- Longest text: {model.max_length} tokens; longer ones are cut",
+    ]
+    lines += [f"- {text}" for text in _numbers(numbers)]
+    lines += ["", "## Engines", "", "| target | effective precision | file |", "|---|---|---|"]
+    lines += [f"| {x.target.label} | {x.effective_precision} | `{x.artifact}` |" for x in manifest.engines]
+    lines += [
+        "",
+        "## Parity with the float64 reference",
+        "",
+        "| form | error | allowed | same label |",
+        "|---|---|---|---|",
+    ]
+    for row in numbers.get("parity", ()):
+        if row["skipped"] is not None:
+            lines.append(f"| {row['stage']} | not run here: {_plain(row['skipped'])} | | |")
+        else:
+            lines.append(
+                f"| {row['stage']} | {row['max_abs_error']:.2g} | {row['tolerance']:.2g} "
+                f"| {row['label_agreement']:.1%} of {row['rows']} |"
+            )
+    lines += [
+        "",
+        "## Use",
+        "",
+        "```python",
+        "from runtime.classifier import Classifier",
+        "",
+        'classify = Classifier.from_bundle("path/to/this/folder")',
+        'print(classify("a text"))',
+        "```",
+        "",
+        "or, with torch, `import atb_export` and",
+        '`transformers.AutoModelForSequenceClassification.from_pretrained("path/to/this/folder")`.',
+        "",
+        "`atb verify path/to/this/folder` checks every file's hash and every engine's numbers.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _numbers(numbers: Any) -> list[str]:
+    found = []
+    if "parameters" in numbers:
+        found.append(f"Parameters: {numbers['parameters']:,}")
+    if "shape" in numbers:
+        found.append(f"Shape: `{numbers['shape']}`")
+    return found
+
+
+def _plain(text: str) -> str:
+    """One line without Markdown's or HTML's own signs: names and labels come from strangers."""
+    return "".join(" " if c in "\r\n|<>`[]" else c for c in text)

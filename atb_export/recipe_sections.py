@@ -1,0 +1,284 @@
+"""The tables of a recipe. It may come from a stranger: every size is bounded, and nothing in it is run."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from atb_export.recipe_errors import Mistake, RecipeError, Section, nearest_of
+from runtime.backends import BACKENDS
+from runtime.target import EngineTarget, Precision, Shape
+from supernet.data.source import Source
+from supernet.space import SearchSpace
+
+# Beyond this a space is one that nobody means, and too large to list.
+MAX_LAYER_SETS = 200_000
+
+Text = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+BatchSize = Annotated[int, Field(ge=1, le=65_536)]
+Length = Annotated[int, Field(ge=1, le=32_768)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+Weight = Annotated[float, Field(ge=0, le=1_000_000)]
+Sizes = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=65_536)], ...],
+    Field(strict=False, min_length=1, max_length=64, description="the sizes to choose from, such as [256, 512]"),
+]
+Columns = Annotated[
+    tuple[Text, ...],
+    Field(strict=False, min_length=1, max_length=2, description='one or two column names, such as ["text"]'),
+]
+Where = Annotated[
+    dict[Text, Annotated[str, Field(max_length=4096)]],
+    Field(max_length=16, description='columns and the text they must hold, such as { source = "imdb" }'),
+]
+
+_PATH = "a data file, a directory with one per split, package:NAME/file or a hub name; #split picks a split"
+_WITH_SPLIT = re.compile(r"(.+)#([A-Za-z_]{1,32})")
+
+
+class Teacher(Section):
+    """The checkpoint to start from and its fine-tuning on the task; with no epochs it is taken as it is."""
+
+    model: Text = Field(description="a model directory, package:NAME/directory or a hub name")
+    epochs: int = Field(default=2, ge=0, le=1000)
+    batch_size: BatchSize = 32
+    learning_rate: LearningRate = 5e-5
+    max_length: Length = Field(default=64, description="tokens of a text; longer ones are cut")
+
+
+class _Rows(Section):
+    """How to read rows, whatever they are for."""
+
+    where: Where = Field(default_factory=dict)
+    text: Columns = ("text",)
+    subset: Text | None = Field(default=None, description="the configuration of a hub data set")
+    header: bool = Field(default=True, description="without one, columns are named by position: 0, 1, ...")
+
+    def _source(self, path: str, *, split: str | None = None, **more: Any) -> Source:
+        if (named := _WITH_SPLIT.fullmatch(path)) is not None:
+            path, split = named[1], named[2]
+        return Source(
+            path=path, text=self.text, where=self.where, split=split, subset=self.subset, header=self.header, **more
+        )
+
+
+class Task(_Rows):
+    """What the model is to tell: either one set of rows, which is split, or a file for each split."""
+
+    kind: Literal["classification", "regression"] = "classification"
+    label: Text = Field(default="label", description="the column of the labels")
+    path: Text | None = Field(default=None, description=_PATH)
+    train: Text | None = Field(default=None, description=_PATH)
+    search_dev: Text | None = Field(default=None, description=_PATH)
+    test: Text | None = Field(default=None, description=_PATH)
+    search_dev_rows: Count | None = Field(default=None, description="rows the search compares subnets on")
+    test_rows: Count | None = Field(default=None, description="rows every reported accuracy is measured on")
+
+    @classmethod
+    def rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Where each split comes from, once."""
+        files = [key for key in ("train", "search_dev", "test") if key in data]
+        if "path" in data:
+            if files:
+                yield "path", f"give path with row counts or a file for each split, not both; drop path or {files}"
+            for key in ("search_dev_rows", "test_rows"):
+                if key not in data:
+                    yield key, f"is missing ({cls.model_fields[key].description}, taken out of path)"
+        elif not files:
+            yield "", f"needs rows: path with search_dev_rows and test_rows, or train and test ({_PATH})"
+        else:
+            for key in ("train", "test"):
+                if key not in data:
+                    yield key, f"is missing ({_PATH}); with {', '.join(files)} the splits come from files"
+            if ("search_dev" in data) == ("search_dev_rows" in data):
+                yield "search_dev", "give exactly one of search_dev (a file) and search_dev_rows (taken out of train)"
+            if "test_rows" in data:
+                yield "test_rows", "goes with path; the rows of a test file are all used"
+        text, label = data.get("text", ["text"]), data.get("label", "label")
+        if isinstance(text, list) and label in text:
+            yield "label", f"must not be one of the text columns, which are {text}"
+
+    def sources(self) -> dict[str, Source]:
+        """`{"all"}` where one set is to be split, else `{"train", "test"}` and maybe `"search_dev"`."""
+        more: dict[str, Any] = {"label": self.label, "numeric": self.kind == "regression"}
+        if self.path is not None:
+            return {"all": self._source(self.path, **more)}
+        paths = {"train": self.train, "search_dev": self.search_dev, "test": self.test}
+        splits = {"search_dev": "dev"}
+        return {
+            name: self._source(path, split=splits.get(name, name), **more)
+            for name, path in paths.items()
+            if path is not None
+        }
+
+
+class Transfer(_Rows):
+    """Unlabelled text whose sentences the students learn from, beside the task's own."""
+
+    path: Text = Field(description=_PATH)
+    min_words: int = Field(default=4, ge=1, le=1000)
+    max_words: int = Field(default=40, ge=1, le=10_000)
+    limit: Count = Field(default=30_000, description="sentences at most")
+
+    @classmethod
+    def rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """The range of words is one."""
+        least, most = data.get("min_words", 4), data.get("max_words", 40)
+        if type(least) is int and type(most) is int and least > most:
+            yield "min_words" if "min_words" in data else "max_words", f"min_words ({least}) exceeds max_words ({most})"
+
+    def source(self) -> Source:
+        """Its rows have no label."""
+        return self._source(self.path)
+
+
+class Space(Section):
+    """The architectures to search among."""
+
+    depths: Sizes = Field(description="how many layers may be kept, such as [2, 3]")
+    hidden_sizes: Sizes
+    heads: Sizes
+    head_sizes: Sizes
+    ffn_sizes: Sizes
+    per_layer: bool = Field(default=True, description="whether every layer chooses its own sizes")
+
+    @classmethod
+    def rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """No choice is named twice."""
+        for key in ("depths", "hidden_sizes", "heads", "head_sizes", "ffn_sizes"):
+            if twice := _repeated(data.get(key)):
+                yield key, f"names {twice} more than once"
+
+    def build(self, source_layers: int) -> SearchSpace:
+        """The space within a supernet of so many layers; raises `RecipeError` for a depth that it cannot have."""
+        too_deep = [depth for depth in self.depths if depth > source_layers]
+        if too_deep:
+            problem = f"the teacher has {source_layers} layers, so depths are 1 to {source_layers}; got {too_deep}"
+            raise RecipeError("[space]", [Mistake(key="space.depths", value=str(list(self.depths)), problem=problem)])
+        sets = sum(math.comb(source_layers, depth) for depth in self.depths)
+        if sets > MAX_LAYER_SETS:
+            problem = f"gives {sets:,} sets of {source_layers} layers, at most {MAX_LAYER_SETS:,} can be searched"
+            raise RecipeError("[space]", [Mistake(key="space.depths", value=str(list(self.depths)), problem=problem)])
+        return SearchSpace.of_depths(source_layers=source_layers, **self.model_dump())
+
+
+class Loss(Section):
+    """Weights of the terms of the distillation loss."""
+
+    soft_label: Weight = 1.0
+    hidden: Weight = 1.0
+    attention: Weight = 0.1
+    hard_label: Weight = 0.0
+    temperature: float = Field(default=1.0, gt=0, le=100)
+
+    @classmethod
+    def rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Something is learnt."""
+        terms = [key for key in cls.model_fields if key != "temperature"]
+        if all(data.get(key, cls.model_fields[key].default) == 0 for key in terms):
+            yield "", f"at least one of {', '.join(terms)} must be more than 0"
+
+
+class Distill(Section):
+    """A distillation: of all subnets together, or of the winner and the baselines."""
+
+    steps: Count = 1200
+    batch_size: BatchSize = 32
+    learning_rate: LearningRate = 2e-4
+    checkpoint_every: Count = Field(default=200, description="steps between the points a killed run goes on from")
+    loss: Loss = Field(default_factory=Loss)
+
+
+class Supernet(Distill):
+    """The training of the supernet, from which subnets inherit their weights."""
+
+    learning_rate: LearningRate = 3e-4
+    random_subnets: int = Field(default=1, ge=0, le=64, description="per step, beside the smallest and the largest")
+    importance_batches: int = Field(default=16, ge=1, le=100_000)
+
+
+class Search(Section):
+    """How many engines are built and measured, and how the next ones are chosen."""
+
+    engines: int = Field(default=48, ge=1, le=100_000, description="distinct engines to measure")
+    population: int = Field(default=16, ge=2, le=10_000)
+    mutation_rate: float = Field(default=0.2, gt=0, le=1)
+
+
+class Constraint(Section):
+    """How fast the winner must be on the first target."""
+
+    max_ms: float | None = Field(default=None, gt=0, le=3_600_000)
+    of_teacher: float | None = Field(default=None, gt=0, le=1)
+    statistic: Literal["p50"] = "p50"
+
+    @classmethod
+    def rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """One limit."""
+        given = [key for key in ("max_ms", "of_teacher") if key in data]
+        if len(given) != 1:
+            yield (
+                "",
+                (
+                    "needs exactly one of max_ms (milliseconds) and of_teacher (a fraction of the teacher's latency), "
+                    f"got {' and '.join(given) or 'neither'}"
+                ),
+            )
+
+
+class Target(Section):
+    """One engine to build; the first of a recipe is the one the search measures."""
+
+    backend: Text = Field(description=f"one of {', '.join(BACKENDS)}")
+    device: Annotated[str, Field(max_length=256, pattern=r"^[A-Za-z0-9_.]+(,[A-Za-z0-9_.]+)*$")] = Field(
+        default="CPU", description='a device, or names joined by commas such as "sm_89,sm_120"'
+    )
+    precision: Precision = "auto"
+    batch: int = Field(default=1, ge=1, le=65_536)
+    length: Length = Field(description="tokens per row")
+    threads: int = Field(default=1, ge=1, le=1024)
+
+    @classmethod
+    def rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """The backend exists, and TensorRT is told what to build for."""
+        backend = data.get("backend")
+        if isinstance(backend, str) and backend and backend not in BACKENDS:
+            yield "backend", f"unknown backend{nearest_of(backend, list(BACKENDS))}"
+        if backend == "tensorrt" and data.get("device", "CPU") == "CPU":
+            yield "device", 'TensorRT builds for compute capabilities such as "sm_89,sm_120", or for "current"'
+
+    def build(self) -> EngineTarget:
+        """The same as the runtime has it."""
+        return EngineTarget(
+            backend=self.backend,
+            device=self.device,
+            precision=self.precision,
+            shape=Shape(batch=self.batch, length=self.length),
+            threads=self.threads,
+        )
+
+
+class Compare(Section):
+    """Hand-designed shapes to distil like the winner and to set beside it."""
+
+    baselines: tuple[Literal["tinybert4", "cut3", "cut2"], ...] = Field(
+        default=(), strict=False, max_length=16, description="shapes of `atb compare`"
+    )
+
+    @classmethod
+    def rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """No shape is named twice."""
+        if twice := _repeated(data.get("baselines")):
+            yield "baselines", f"names {twice} more than once"
+
+
+def _repeated(items: object) -> list[Any]:
+    """What a list holds more than once; a stranger's list may hold anything."""
+    if not isinstance(items, list) or len(items) > 64:
+        return []
+    return [item for i, item in enumerate(items) if item in items[:i]]

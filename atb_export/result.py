@@ -1,0 +1,251 @@
+"""Everything a run found, as one document: `result.json`, which the report draws and `--json` prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from atb_export.baselines import DESCRIPTIONS, baseline
+from atb_export.dense import DenseModel
+from atb_export.measuring import FINAL_PLAN, measure_together, sweep
+from atb_export.report import write_report
+from atb_export.stages import Run
+from atb_export.verify import engine_logits, probe_texts
+from atb_export.workspace import Stage, write_json
+from runtime.engine import Engine, backend
+from runtime.environment import environment
+from runtime.latency import LatencyReport
+from runtime.manifest import read_bundle
+from runtime.target import Shape
+from search.statistics import band, paired, spearman
+from supernet.cost import parameters
+from supernet.metrics import metric_name, score, score_error
+from supernet.space import SubnetConfig
+
+SWEEP_SHAPES = tuple(Shape(batch=b, length=n) for b in (1, 8) for n in (16, 32, 64, 128))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Contestant:
+    """A finished model: how it was made and where its bundle is."""
+
+    name: str
+    description: str
+    subnet: SubnetConfig
+    model: DenseModel
+    bundle: Stage
+    slice_parity: Mapping[str, Any] | None = None
+
+
+def contestants(run: Run, *, compare: bool) -> list[Contestant]:
+    """Teacher, winner and, where asked, the baselines, each distilled and packed."""
+    whole = run.ordered.shape
+    found = [
+        Contestant(
+            name="teacher",
+            description=f"the fine-tuned teacher, {run.recipe.teacher.model}",
+            subnet=whole,
+            model=run.teacher_dense(),
+            bundle=run.bundle_stage("teacher", run.teacher_dense(), run.supernet_stage, whole),
+        )
+    ]
+    students = [("winner", "the searched subnet, distilled further", run.winner, True)]
+    if compare:
+        students += [(x, DESCRIPTIONS[x], baseline(x, whole), False) for x in run.recipe.compare.baselines]
+    for name, description, subnet, inherits in students:
+        stage = run.student_stage(name, subnet, inherits=inherits)
+        model = run.dense(stage)
+        found.append(
+            Contestant(
+                name=name,
+                description=description,
+                subnet=subnet,
+                model=model,
+                bundle=run.bundle_stage(name, model, stage, subnet),
+                slice_parity=stage.result["slice"],
+            )
+        )
+    return found
+
+
+def load_measured(run: Run, contestant: Contestant) -> Engine:
+    """The contestant's engine for the measured target, from its bundle, whose hashes are checked first."""
+    bundle = read_bundle(contestant.bundle.folder / "bundle")
+    entry = bundle.manifest.engines[0]
+    return backend(entry.target.backend).load(bundle.artifact(entry), entry.target)
+
+
+def measure_all(run: Run, found: Sequence[Contestant]) -> Stage:
+    """Accuracy on the test rows and latency side by side, both of the packed engines; then the sweep."""
+    inputs = [x.bundle.fingerprint for x in found]
+    name = "benchmark" if len(found) == 2 else "comparison"
+
+    def make(folder: Path) -> dict[str, Any]:
+        texts, labels = run.texts("test"), run.labels("test")
+        with ExitStack() as stack:
+            engines = {x.name: stack.enter_context(load_measured(run, x)) for x in found}
+            logits = {}
+            with run.ui.progress("accuracy on test rows") as progress:
+                for i, (name, engine) in enumerate(engines.items()):
+                    logits[name] = torch.from_numpy(engine_logits(engine, texts))
+                    progress(i + 1, len(engines), name)
+            run.ui.say("benchmark: all engines side by side")
+            probes = probe_texts(texts, length=run.recipe.targets[0].length, count=8)
+            reports = measure_together(engines, probes, reference="teacher", plan=FINAL_PLAN)
+        write_json(folder / "latency.json", {name: report.to_json() for name, report in reports.items()})
+        run.ui.say("benchmark: latency by batch and length")
+        nets = {x.name: x.model.net for x in found if x.name in ("teacher", "winner")}
+        fitting = [x for x in SWEEP_SHAPES if x.length <= run.ordered.facts.max_position_embeddings]
+        rows = sweep(nets, run.recipe.targets[0].build(), texts, reference="teacher", shapes=fitting)
+        return {
+            "accuracy": {name: score(values, labels) for name, values in logits.items()},
+            "correct": {name: _correct(values, labels) for name, values in logits.items()},
+            "sweep": rows,
+        }
+
+    return run.workspace.stage(name, inputs, make)
+
+
+def _correct(logits: torch.Tensor, labels: torch.Tensor) -> list[int] | None:
+    """Per test row 1 or 0, for paired statistics; a regression has none."""
+    return None if logits.shape[-1] == 1 else (logits.argmax(-1) == labels).int().tolist()
+
+
+def finish(run: Run, *, compare: bool) -> dict[str, Any]:
+    """Runs what is left, writes `result.json`, `report.html` and `bundle/`, and returns the document."""
+    found = contestants(run, compare=compare)
+    stage = measure_all(run, found)
+    reports = {
+        name: LatencyReport.from_json(data)
+        for name, data in json.loads((stage.folder / "latency.json").read_text()).items()
+    }
+    searched = run.search_stage.result
+    rows = len(run.data.splits.test)
+    labels = len(run.teacher.labels)
+
+    def model(x: Contestant) -> dict[str, Any]:
+        report = reports[x.name]
+        accuracy = stage.result["accuracy"][x.name]
+        return {
+            "name": x.name,
+            "description": x.description,
+            "accuracy": accuracy,
+            "accuracy_se": score_error(accuracy, rows, labels),
+            "latency_ms": report.p50_ms,
+            "latency_ci_ms": list(report.ci_ms),
+            "latency_of_teacher": report.ratio_to_reference,
+            "params": parameters(x.subnet, run.ordered.facts),
+            "flops": run.flops(x.subnet),
+            "bundle_bytes": x.bundle.result["bundle_bytes"],
+            "subnet": x.subnet.to_json(),
+        }
+
+    target = run.recipe.targets[0]
+    result = {
+        "schema": 1,
+        "recipe": run.recipe.name,
+        "seed": run.recipe.seed,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "task": {
+            "name": run.recipe.name,
+            "kind": run.recipe.task.kind,
+            "metric": metric_name(labels),
+            "labels": list(run.teacher.labels),
+            "rows": run.data.counts(),
+            "transfer_texts": len(run.data.transfer),
+        },
+        "teacher": model(found[0]),
+        "winner": model(found[1]),
+        "baselines": [model(x) for x in found[2:]],
+        **search_numbers(searched, run, teacher_flops=run.flops(found[0].subnet)),
+        "constraint": {
+            "max_ms": searched["constraint_ms"],
+            "of_teacher": run.recipe.constraint.of_teacher,
+            "statistic": run.recipe.constraint.statistic,
+        },
+        "target": {
+            "backend": target.backend,
+            "device": target.device,
+            "effective_precision": reports["winner"].effective_precision,
+            "threads": target.threads,
+            "shape": {"batch": target.batch, "length": target.length},
+        },
+        "sweep": stage.result["sweep"],
+        "parity": [
+            row for x in found for row in ([x.slice_parity] if x.slice_parity else []) + list(x.bundle.result["parity"])
+        ],
+        "paired": [
+            paired(stage.result["correct"]["winner"], stage.result["correct"][x.name], a="winner", b=x.name).to_json()
+            for x in found
+            if x.name != "winner" and stage.result["correct"]["winner"] is not None
+        ],
+        "environment": environment(),
+        "seconds": dict(run.workspace.seconds),
+    }
+    publish(run, found[1], result)
+    return result
+
+
+def search_numbers(searched: Mapping[str, Any], run: Run, *, teacher_flops: int) -> dict[str, Any]:
+    """Candidates and what FLOPs say about them."""
+    measured = [x for x in searched["candidates"] if x["status"] == "measured"]
+    flops = [x["flops"] for x in measured]
+    latency = [x["latency_ms"] for x in measured]
+    inside = band(flops, latency, constraint_ms=searched["constraint_ms"])
+    shapes = {SubnetConfig.from_json(x["subnet"]).renumbered() for x in measured}
+    # A search that trusts FLOPs has one way to say "a third of the teacher": a third of its operations.
+    budget = teacher_flops * searched["constraint_ms"] / searched["teacher_ms"]
+    known = [x for x in measured if x["flops"] <= budget and x["accuracy"] is not None]
+    choice = max(known, key=lambda x: x["accuracy"], default=None)
+    return {
+        "engines_measured": len(shapes),
+        "engines_failed": len(searched["candidates"]) - len(measured),
+        "candidates": searched["candidates"],
+        "spearman_flops_latency": {
+            "all": spearman(flops, latency),
+            "band": inside.correlation,
+            "band_ms": list(inside.band_ms),
+            "band_engines": inside.engines,
+        },
+        "flops_choice": None
+        if choice is None
+        else {
+            "subnet": choice["subnet"],
+            "flops": choice["flops"],
+            "accuracy": choice["accuracy"],
+            "latency_ms": choice["latency_ms"],
+            "note": f"most accurate measured candidate within {budget / 1e6:.1f} MFLOP, the same share of the teacher",
+        },
+    }
+
+
+def publish(run: Run, winner: Contestant, result: Mapping[str, Any]) -> None:
+    """The winner's bundle beside the report and the result, each whole or not at all."""
+    import shutil
+
+    folder = run.workspace.folder
+    aside = folder / ".bundle-aside"
+    shutil.rmtree(aside, ignore_errors=True)
+    # Hard links: the bundle's files are the stage's, never changed, and need no second copy on disk.
+    shutil.copytree(winner.bundle.folder / "bundle", aside, copy_function=_link)
+    shutil.rmtree(folder / "bundle", ignore_errors=True)
+    aside.replace(folder / "bundle")
+    write_json(folder / "result.json", result)
+    write_report(result, folder / "report.html")
+
+
+def _link(source: str, target: str) -> None:
+    import os
+    import shutil
+
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,394 @@
+"""The stages of a run, each from files to files: teacher, supernet, search, distillation, bundle.
+
+A stage's inputs are named by fingerprints, so that `Workspace.stage` can tell whether it is done.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from atb_export.dense import DenseModel
+from atb_export.errors import AtbError
+from atb_export.measuring import FINAL_PLAN, SEARCH_PLAN, Accuracy, Latency, measure_together, normalised, open_engine
+from atb_export.packing import Origin, Packed, pack
+from atb_export.recipe import Recipe
+from atb_export.recipe_sections import Distill
+from atb_export.task import TaskData, distillation_texts, label_tensor, load_task, token_ids
+from atb_export.ui import Ui
+from atb_export.verify import compare, probe_texts, reference_logits, refuse
+from atb_export.workspace import Stage, Workspace, write_json
+from runtime.engine import Engine, backend
+from runtime.errors import BackendUnavailable
+from runtime.onnx_file import sha256_of
+from search.candidate import Candidate
+from search.evolution import evolve
+from search.front import front, pick
+from search.plan import SearchPlan
+from search.record import Record
+from supernet.batches import BatchOrder, TokenizedTexts
+from supernet.checkpoint import load_supernet, save_supernet
+from supernet.cost import flops, parameters
+from supernet.distillation import distill, predict, train_supernet
+from supernet.importance import measure_importance, reorder
+from supernet.losses import LossWeights
+from supernet.metrics import score
+from supernet.model import Supernet
+from supernet.space import SearchSpace, SubnetConfig
+from supernet.teacher import Teacher, fine_tune, load_teacher, save_teacher, supernet_from_bert
+from supernet.training import TrainPlan
+
+
+def train_plan(part: Distill, fingerprint: str) -> TrainPlan:
+    """The recipe's section as the loop wants it."""
+    return TrainPlan(
+        steps=part.steps,
+        learning_rate=part.learning_rate,
+        checkpoint_every=part.checkpoint_every,
+        fingerprint=fingerprint,
+    )
+
+
+@dataclass(eq=False)
+class Run:
+    """One recipe in one workspace. Stages are made on first use and read back when they are done."""
+
+    recipe: Recipe
+    workspace: Workspace
+    ui: Ui
+
+    @cached_property
+    def data(self) -> TaskData:
+        """Rows and transfer sentences."""
+        data = load_task(self.recipe)
+        counts = ", ".join(f"{count:,} {name}" for name, count in data.counts().items())
+        self.ui.say(f"data: {counts}, {len(data.transfer):,} transfer sentences; labels {', '.join(data.labels)}")
+        return data
+
+    # --- teacher -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def teacher_stage(self) -> Stage:
+        """The teacher, fine-tuned on the task."""
+        inputs = self.recipe.fingerprint("teacher", "task")
+        return self.workspace.stage("teacher", inputs, lambda folder: self._make_teacher(folder, inputs))
+
+    def _make_teacher(self, folder: Path, inputs: str) -> dict[str, Any]:
+        part, data = self.recipe.teacher, self.data
+        teacher = load_teacher(part.model, labels=data.labels, seed=self.recipe.seed)
+        texts = token_ids(teacher, data.splits.train, max_length=part.max_length)
+        labels = label_tensor(data.splits.train, teacher.labels)
+        if part.epochs:
+            plan = TrainPlan(
+                steps=part.epochs * BatchOrder(_lengths(texts), batch_size=part.batch_size, seed=0).per_epoch,
+                learning_rate=part.learning_rate,
+                fingerprint=inputs,
+            )
+            with self.ui.progress("teacher") as progress:
+                fine_tune(
+                    teacher,
+                    texts,
+                    labels,
+                    plan,
+                    batch_size=part.batch_size,
+                    seed=self.recipe.seed,
+                    checkpoint=folder / "training.safetensors",
+                    progress=progress,
+                )
+        save_teacher(teacher, folder / "model")
+        return {"labels": list(teacher.labels)}
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The fine-tuned teacher, read back."""
+        stage = self.teacher_stage
+        return load_teacher(str(stage.folder / "model"), labels=stage.result["labels"], seed=self.recipe.seed)
+
+    @cached_property
+    def length(self) -> int:
+        """Tokens a text is cut to: what both the teacher and the measured engine take."""
+        return min(self.recipe.teacher.max_length, self.recipe.targets[0].length)
+
+    def texts(self, split: str) -> TokenizedTexts:
+        """The token ids of a split."""
+        return token_ids(self.teacher, getattr(self.data.splits, split), max_length=self.length)
+
+    def labels(self, split: str) -> Any:
+        """The label tensor of a split."""
+        return label_tensor(getattr(self.data.splits, split), self.teacher.labels)
+
+    @cached_property
+    def lessons(self) -> TokenizedTexts:
+        """What every student learns from."""
+        return distillation_texts(self.teacher, self.data, max_length=self.length)
+
+    # --- supernet ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The recipe's space within the teacher's depth."""
+        return self.recipe.space.build(self.teacher.model.config.num_hidden_layers)
+
+    @cached_property
+    def supernet_stage(self) -> Stage:
+        """`ordered.safetensors`, the teacher with its dims in order of importance, and the trained `supernet`."""
+        inputs = [self.teacher_stage.fingerprint, self.recipe.fingerprint("space", "supernet", "transfer", "target")]
+        return self.workspace.stage("supernet", inputs, lambda folder: self._make_supernet(folder, str(inputs)))
+
+    def _make_supernet(self, folder: Path, inputs: str) -> dict[str, Any]:
+        part = self.recipe.supernet
+        net = supernet_from_bert(self.teacher.model)
+        _refuse_misfit(self.space, net.shape)
+        self.ui.say(f"supernet: {self.space.size():,} subnets of {net.shape}")
+        texts, labels = self.texts("train"), self.labels("train")
+        order = BatchOrder(_lengths(texts), batch_size=part.batch_size, seed=self.recipe.seed)
+        batches = ((texts.batch(order[i]), labels[order[i]]) for i in range(part.importance_batches))
+        reorder(net, measure_importance(net, batches))
+        save_supernet(folder / "ordered.safetensors", net)
+        teacher = copy.deepcopy(net)
+        with self.ui.progress("supernet") as progress:
+            train_supernet(
+                net,
+                teacher,
+                self.lessons,
+                self.space,
+                train_plan(part, inputs),
+                weights=LossWeights(**part.loss.model_dump()),
+                batch_size=part.batch_size,
+                random_subnets=part.random_subnets,
+                seed=self.recipe.seed,
+                checkpoint=folder / "training.safetensors",
+                progress=progress,
+            )
+        save_supernet(folder / "supernet.safetensors", net)
+        return {"space_size": self.space.size()}
+
+    @cached_property
+    def ordered(self) -> Supernet:
+        """The teacher as a supernet, in order of importance: what all students learn from and start as."""
+        return load_supernet(self.supernet_stage.folder / "ordered.safetensors")
+
+    @cached_property
+    def supernet(self) -> Supernet:
+        """The trained supernet."""
+        return load_supernet(self.supernet_stage.folder / "supernet.safetensors")
+
+    # --- search --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def search_stage(self) -> Stage:
+        """Candidates, their front measured once more in one run, and the winner."""
+        inputs = [self.supernet_stage.fingerprint, self.recipe.fingerprint("search", "constraint", "target")]
+        return self.workspace.stage("search", inputs, lambda folder: self._make_search(folder, str(inputs)))
+
+    @contextmanager
+    def reference_engine(self) -> Iterator[Engine]:
+        """The teacher compiled for the measured target."""
+        target = self.recipe.targets[0].build()
+        if (reason := backend(target.backend).can_run()) is not None:
+            raise BackendUnavailable(f"the search measures {target.label}, which cannot run here: {reason}")
+        with open_engine(self.ordered, target, pairs=self.data.pairs) as engine:
+            yield engine
+
+    def _make_search(self, folder: Path, context: str) -> dict[str, Any]:
+        part, limit = self.recipe.search, self.recipe.constraint
+        dev = self.texts("search_dev")
+        with self.reference_engine() as reference:
+            teacher_ms = _teacher_ms(folder, reference, dev)
+            constraint_ms = limit.max_ms if limit.max_ms is not None else (limit.of_teacher or 1.0) * teacher_ms
+            self.ui.say(
+                f"search: teacher {teacher_ms:.3f} ms in {reference.effective_precision} on {reference.target.label}; "
+                f"constraint {constraint_ms:.3f} ms"
+            )
+            latency = Latency(self.supernet, reference, teacher_ms, texts=dev, plan=SEARCH_PLAN)
+            record = Record.open(
+                folder / "record.jsonl",
+                space=self.space,
+                constraint_ms=constraint_ms,
+                seed=self.recipe.seed,
+                context=context,
+            )
+            with self.ui.progress("search") as progress:
+                found = evolve(
+                    self.space,
+                    accuracy=Accuracy(self.supernet, dev, self.labels("search_dev")),
+                    latency=latency,
+                    flops=self.flops,
+                    constraint_ms=constraint_ms,
+                    plan=SearchPlan(engines=part.engines, population=part.population, mutation_rate=part.mutation_rate),
+                    rng=Random(self.recipe.seed),
+                    record=record,
+                    progress=progress,
+                )
+            confirmed = self._confirm(found.front, reference, teacher_ms, dev)
+        fitting = [x for x in confirmed if x.latency_ci_ms is not None and x.latency_ci_ms[1] <= constraint_ms]
+        winner = pick(fitting or confirmed, constraint_ms)
+        again = {x.subnet: x for x in confirmed}
+        candidates = [again.get(x.subnet, x) for x in found.candidates]
+        kept = {x.subnet for x in front(confirmed)}
+        return {
+            "teacher_ms": teacher_ms,
+            "constraint_ms": constraint_ms,
+            "effective_precision": reference.effective_precision,
+            "winner": winner.to_json(),
+            "candidates": [{**x.to_json(), "front": x.subnet in kept} for x in candidates],
+            "stopped": found.stopped,
+        }
+
+    def _confirm(
+        self, found: tuple[Candidate, ...], reference: Engine, teacher_ms: float, texts: TokenizedTexts
+    ) -> list[Candidate]:
+        """The front measured once more, all in one interleaved run, with more windows."""
+        self.ui.say(f"search: measuring the {len(found)} subnets of the front once more, side by side")
+        probes = probe_texts(texts, length=reference.target.shape.length, count=8)
+        engines = {"reference": reference}
+        try:
+            for x in found:
+                engines[x.subnet.key] = open_engine(
+                    self.supernet, reference.target, subnet=x.subnet, pairs=self.data.pairs
+                )
+            reports = measure_together(engines, probes, reference="reference", plan=FINAL_PLAN)
+        finally:
+            for name, engine in engines.items():
+                if name != "reference":
+                    engine.close()
+        confirmed = []
+        for x in found:
+            timed = normalised(reports[x.subnet.key], teacher_ms)
+            confirmed.append(
+                Candidate(
+                    subnet=x.subnet, accuracy=x.accuracy, latency_ms=timed.ms, latency_ci_ms=timed.ci_ms, flops=x.flops
+                )
+            )
+        return confirmed
+
+    def flops(self, subnet: SubnetConfig) -> int:
+        """Operations of one inference at the measured target's shape."""
+        shape = self.recipe.targets[0]
+        return flops(subnet, length=shape.length, batch=shape.batch, num_labels=len(self.teacher.labels))
+
+    @property
+    def winner(self) -> SubnetConfig:
+        """The most accurate subnet that met the constraint."""
+        return SubnetConfig.from_json(self.search_stage.result["winner"]["subnet"])
+
+    # --- dense models --------------------------------------------------------------------------------------------
+
+    def student_stage(self, name: str, subnet: SubnetConfig, *, inherits: bool) -> Stage:
+        """A subnet sliced from the supernet (or, not `inherits`, from the untrained ordered teacher) and distilled."""
+        inputs = [
+            self.supernet_stage.fingerprint,
+            self.recipe.fingerprint("distill", "transfer"),
+            subnet.to_json(),
+            inherits,
+        ]
+        return self.workspace.stage(
+            name, inputs, lambda folder: self._make_student(folder, name, subnet, str(inputs), inherits=inherits)
+        )
+
+    def _make_student(
+        self, folder: Path, name: str, subnet: SubnetConfig, inputs: str, *, inherits: bool
+    ) -> dict[str, Any]:
+        part = self.recipe.distill
+        source = self.supernet if inherits else self.ordered
+        net = source.slice(subnet)
+        probes = probe_texts(self.texts("search_dev"), length=self.length, count=8)
+        sliced = compare(
+            name,
+            "slice of the supernet",
+            reference_logits(net, probes),
+            reference_logits(source, probes, subnet),
+            precision="f64",
+        )
+        refuse([sliced])
+        with self.ui.progress(f"distil {name}") as progress:
+            distill(
+                net,
+                self.ordered,
+                self.lessons,
+                train_plan(part, inputs),
+                subnet=subnet,
+                weights=LossWeights(**part.loss.model_dump()),
+                batch_size=part.batch_size,
+                seed=self.recipe.seed + 1,
+                checkpoint=folder / "training.safetensors",
+                progress=progress,
+            )
+        save_supernet(folder / "dense.safetensors", net)
+        logits = predict(net, self.texts("search_dev"))
+        return {"slice": sliced.to_json(), "search_dev": score(logits, self.labels("search_dev"))}
+
+    def dense(self, stage: Stage) -> DenseModel:
+        """The dense model a student stage made."""
+        net = load_supernet(stage.folder / "dense.safetensors")
+        return DenseModel(net=net, tokenizer=self.teacher.tokenizer, labels=self.teacher.labels)
+
+    def teacher_dense(self) -> DenseModel:
+        """The teacher itself, exported by the same way as its students."""
+        return DenseModel(net=self.ordered, tokenizer=self.teacher.tokenizer, labels=self.teacher.labels)
+
+    def bundle_stage(self, name: str, model: DenseModel, parent: Stage, subnet: SubnetConfig) -> Stage:
+        """The verified bundle of a dense model."""
+        inputs = [parent.fingerprint, name, self.recipe.fingerprint("target")]
+
+        def make(folder: Path) -> dict[str, Any]:
+            packed = self.pack(name, model, folder / "bundle", subnet=subnet)
+            return {"bundle_bytes": packed.bundle_bytes, "parity": [x.to_json() for x in packed.parity]}
+
+        return self.workspace.stage(f"bundle-{name}", inputs, make)
+
+    def pack(self, name: str, model: DenseModel, folder: Path, *, subnet: SubnetConfig) -> Packed:
+        """Exports, verifies and packs one model for all targets of the recipe."""
+        parents = {"supernet": self.supernet_stage.folder / "supernet.safetensors"}
+        parents["teacher"] = self.teacher_stage.folder / "model" / "model.safetensors"
+        return pack(
+            model,
+            folder,
+            [target.build() for target in self.recipe.targets],
+            texts=probe_texts(self.texts("search_dev"), length=self.length, count=16),
+            origin=Origin(
+                name=f"{self.recipe.name}-{name}",
+                task=f"{self.recipe.task.kind} of {' or '.join(self.teacher.labels[:6])}",
+                max_length=self.length,
+                subnet=subnet.to_json(),
+                parents={key: sha256_of(path) for key, path in parents.items()},
+                numbers={
+                    "parameters": parameters(model.net.shape, model.net.facts),
+                    "shape": str(subnet),
+                    "flops": self.flops(subnet),
+                },
+            ),
+            say=lambda text: self.ui.say(f"bundle: {text}"),
+        )
+
+
+def _lengths(texts: TokenizedTexts) -> list[int]:
+    return [len(ids) for ids in texts.input_ids]
+
+
+def _refuse_misfit(space: SearchSpace, shape: SubnetConfig) -> None:
+    if not space.largest().fits(shape):
+        whole = shape.layers[0]
+        raise AtbError(
+            f"the space's largest subnet {space.largest()} does not fit in the teacher: hidden size "
+            f"{shape.hidden_size}, {whole.heads} heads of {whole.head_size}, feed-forward {whole.ffn_size}. "
+            "Lower hidden_sizes, heads, head_sizes or ffn_sizes in [space]"
+        )
+
+
+def _teacher_ms(folder: Path, reference: Engine, texts: TokenizedTexts) -> float:
+    """The teacher's p50, measured once per search: a resumed search must not get another constraint."""
+    path = folder / "reference.json"
+    if path.is_file():
+        return float(json.loads(path.read_text())["p50_ms"])
+    probes = probe_texts(texts, length=reference.target.shape.length, count=8)
+    report = measure_together({"reference": reference}, probes, reference="reference", plan=FINAL_PLAN)["reference"]
+    write_json(path, {"p50_ms": report.p50_ms, "report": report.to_json()})
+    return report.p50_ms
