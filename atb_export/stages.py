@@ -21,7 +21,7 @@ from atb_export.measuring import FINAL_PLAN, SEARCH_PLAN, Accuracy, Latency, mea
 from atb_export.packing import Origin, Packed, pack
 from atb_export.recipe import Recipe
 from atb_export.recipe_sections import Distill
-from atb_export.task import TaskData, distillation_texts, label_tensor, load_task, token_ids
+from atb_export.task import TaskData, label_tensor, lessons, load_task, token_ids
 from atb_export.ui import Ui
 from atb_export.verify import compare, probe_texts, reference_logits, refuse
 from atb_export.workspace import Stage, Workspace, write_json
@@ -36,7 +36,7 @@ from search.record import Record
 from supernet.batches import BatchOrder, TokenizedTexts
 from supernet.checkpoint import load_supernet, save_supernet
 from supernet.cost import flops, parameters
-from supernet.distillation import distill, predict, train_supernet
+from supernet.distillation import Lessons, distill, predict, train_supernet
 from supernet.importance import measure_importance, reorder
 from supernet.losses import LossWeights
 from supernet.metrics import score
@@ -125,9 +125,9 @@ class Run:
         return label_tensor(getattr(self.data.splits, split), self.teacher.labels)
 
     @cached_property
-    def lessons(self) -> TokenizedTexts:
+    def lessons(self) -> Lessons:
         """What every student learns from."""
-        return distillation_texts(self.teacher, self.data, max_length=self.length)
+        return lessons(self.teacher, self.data, max_length=self.length)
 
     # --- supernet ------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,9 @@ from supernet.data.rows import Row, labels_of
 from supernet.data.source import read_rows
 from supernet.data.split import Splits, join_splits, split_rows
 from supernet.data.text import sentences
+from supernet.distillation import Lessons
 from supernet.errors import DataError
+from supernet.losses import UNLABELLED
 from supernet.teacher import Teacher
 
 
@@ -85,12 +88,15 @@ def token_ids(teacher: Teacher, rows: Sequence[Row], *, max_length: int) -> Toke
     return tokenize(teacher.tokenizer, [row.texts for row in rows], max_length=max_length)
 
 
-def distillation_texts(teacher: Teacher, data: TaskData, *, max_length: int, task_repeats: int = 2) -> TokenizedTexts:
+def lessons(teacher: Teacher, data: TaskData, *, max_length: int, task_repeats: int = 2) -> Lessons:
     """What students learn from: the task's training texts (repeated, for they matter most) and transfer text."""
     task = token_ids(teacher, data.splits.train, max_length=max_length)
-    texts = task
+    own = label_tensor(data.splits.train, teacher.labels)
+    texts, labels = task, [own]
     for _ in range(task_repeats - 1):
-        texts = texts + task
+        texts, labels = texts + task, [*labels, own]
     if data.transfer:
         texts = texts + tokenize(teacher.tokenizer, [(text,) for text in data.transfer], max_length=max_length)
-    return texts
+        unknown = math.nan if own.is_floating_point() else UNLABELLED
+        labels.append(torch.full((len(data.transfer),), unknown, dtype=own.dtype))
+    return Lessons(texts=texts, labels=torch.cat(labels))

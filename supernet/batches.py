@@ -24,6 +24,10 @@ class TokenizedTexts:
         return len(self.input_ids)
 
     def __add__(self, other: TokenizedTexts) -> TokenizedTexts:
+        if self.pad_token_id != other.pad_token_id:
+            raise ValueError(
+                f"texts of two tokenizers do not mix: {self.pad_token_id} and {other.pad_token_id} pad them"
+            )
         types = None
         if self.token_type_ids is not None or other.token_type_ids is not None:
             types = tuple(ids for part in (self, other) for ids in part._types())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -20,15 +21,16 @@ from supernet.space import SubnetConfig
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Writes beside `path`, then renames, so that a killed process or a full disk leaves the old file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file({k: v.detach().contiguous() for k, v in tensors.items()}, aside, metadata=dict(metadata))
         with aside.open("rb+") as file:
             os.fsync(file.fileno())
         aside.replace(path)
     except (OSError, SafetensorError) as error:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
         raise CheckpointError(f"cannot write {path}: {error}. Free some space or choose another output.") from error
 
 
@@ -68,15 +70,16 @@ def load_supernet(path: Path) -> Supernet:
 def save_training(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, step: int, fingerprint: str
 ) -> None:
-    """The trainable weights, both moments of each, and the step that comes next."""
+    """The trainable weights, AdamW's state of each, and the step that comes next.
+
+    Its update count is kept per parameter: a layer that a step's subnets left out is not updated by that step.
+    """
     tensors = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             state = optimizer.state[parameter]
             tensors[f"weight.{name}"] = parameter
-            for moment in ("exp_avg", "exp_avg_sq"):
-                if moment in state:
-                    tensors[f"{moment}.{name}"] = state[moment]
+            tensors |= {f"{key}.{name}": value for key, value in state.items()}
     save_tensors(path, tensors, {"step": str(step), "fingerprint": fingerprint})
 
 
@@ -87,16 +90,16 @@ def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
     tensors, metadata = load_tensors(path)
     if metadata.get("fingerprint") != fingerprint:
         return 0
-    step = int(metadata["step"])
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(tensors[f"weight.{name}"])
-                if f"exp_avg.{name}" in tensors:
-                    # AdamW keeps its step count as a float tensor per parameter.
-                    optimizer.state[parameter] = {
-                        "step": torch.tensor(float(step)),
-                        "exp_avg": tensors[f"exp_avg.{name}"],
-                        "exp_avg_sq": tensors[f"exp_avg_sq.{name}"],
-                    }
+    try:
+        step = int(metadata["step"])
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(tensors[f"weight.{name}"])
+                    if f"step.{name}" in tensors:
+                        optimizer.state[parameter] = {
+                            key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
+                        }
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} does not fit the training it is named for ({error}). Delete it.") from error
     return step

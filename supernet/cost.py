@@ -20,17 +20,17 @@ def parameters(subnet: SubnetConfig, facts: ModelFacts) -> int:
 def flops(subnet: SubnetConfig, *, length: int, batch: int = 1, num_labels: int = 2) -> int:
     """Operations (two a multiply-add) of the matrix products the exported graph executes.
 
-    The last layer forms keys and values for all positions but everything else for the first token only,
-    since the classifier reads no other (see `atb_export.onnx.graph`).
+    The last layer works for the first token only, since the classifier reads no other, and forms no keys and values:
+    its scores and their weighted sum are products with the layer's input (see `atb_export.onnx.graph`).
     """
     n = subnet.hidden_size
     total = 0
     for i, layer in enumerate(subnet.layers):
         q, f = layer.qkv_size, layer.ffn_size
-        rows = 1 if i == subnet.depth - 1 else length
-        total += 2 * length * n * 2 * q  # keys and values
-        total += 2 * rows * n * q * 2  # queries, and the product back to the hidden size
-        total += 2 * rows * length * q * 2  # scores and their weighted sum
+        last = i == subnet.depth - 1
+        rows, width = (1, layer.heads * n) if last else (length, q)
+        total += 2 * rows * n * q * 4  # queries, keys, values (or what stands for them), the product back
+        total += 2 * rows * length * width * 2  # scores and their weighted sum
         total += 2 * rows * n * f * 2  # feed-forward
     total += 2 * n * n + 2 * n * num_labels
     return batch * total

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -17,41 +18,49 @@ from supernet.space import SearchSpace, SubnetConfig
 from supernet.training import Progress, TrainPlan, autocast_type, train
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lessons:
+    """Texts to learn from and their labels [rows]: int64 with `UNLABELLED`, or float32 with NaN, where unknown."""
+
+    texts: TokenizedTexts
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if len(self.texts) != len(self.labels):
+            raise ValueError(
+                f"every text has a place for its label: {len(self.texts)} texts, {len(self.labels)} labels"
+            )
+
+
 class _Lesson:
     """What a teacher says about the texts of each step."""
 
-    def __init__(
-        self, teacher: Supernet, texts: TokenizedTexts, weights: LossWeights, *, batch_size: int, seed: int
-    ) -> None:
+    def __init__(self, teacher: Supernet, texts: Lessons, weights: LossWeights, *, batch_size: int, seed: int) -> None:
         self.teacher = teacher.eval()
-        self.texts = texts
+        self.texts, self.labels = texts.texts, texts.labels
         self.weights = weights
-        self.order = BatchOrder([len(ids) for ids in texts.input_ids], batch_size=batch_size, seed=seed)
+        self.order = BatchOrder([len(ids) for ids in self.texts.input_ids], batch_size=batch_size, seed=seed)
         self.wanted = {"hidden_states": weights.hidden > 0, "attention_scores": weights.attention > 0}
 
-    def step(self, step: int) -> tuple[dict[str, Tensor], SupernetOutput]:
-        batch = self.texts.batch(self.order[step])
+    def losses(self, step: int, student: Supernet, subnets: Sequence[SubnetConfig], *, dense: bool) -> Tensor:
+        """Mean loss of the subnets on the step's batch; a `dense` student is the subnet already and is not cut."""
+        rows = self.order[step]
+        batch = self.texts.batch(rows)
         with torch.no_grad():
-            return batch, self.teacher(**batch, **self.wanted)
-
-    def loss(
-        self,
-        student: Supernet,
-        batch: dict[str, Tensor],
-        answer: SupernetOutput,
-        *,
-        cut: SubnetConfig | None,
-        subnet: SubnetConfig,
-    ) -> Tensor:
-        """`subnet` says which of the teacher's layers are meant; `cut` how the student is cut."""
-        return distillation_loss(
-            student(**batch, subnet=cut, **self.wanted),
-            answer,
-            subnet=subnet,
-            teacher_depth=self.teacher.shape.depth,
-            mask=batch["attention_mask"],
-            weights=self.weights,
-        )
+            answer: SupernetOutput = self.teacher(**batch, **self.wanted)
+        terms = [
+            distillation_loss(
+                student(**batch, subnet=None if dense else subnet, **self.wanted),
+                answer,
+                subnet=subnet,
+                teacher_depth=self.teacher.shape.depth,
+                mask=batch["attention_mask"],
+                weights=self.weights,
+                labels=self.labels[rows],
+            )
+            for subnet in subnets
+        ]
+        return torch.stack(terms).mean()
 
 
 def _train_frozen_words(
@@ -72,7 +81,7 @@ def _train_frozen_words(
 def train_supernet(
     supernet: Supernet,
     teacher: Supernet,
-    texts: TokenizedTexts,
+    texts: Lessons,
     space: SearchSpace,
     plan: TrainPlan,
     *,
@@ -90,10 +99,8 @@ def train_supernet(
     lesson = _Lesson(teacher, texts, weights, batch_size=batch_size, seed=seed)
 
     def loss(step: int) -> Tensor:
-        batch, answer = lesson.step(step)
         subnets = sandwich(space, random_subnets=random_subnets, rng=Random(f"{seed}-sandwich-{step}"))
-        terms = [lesson.loss(supernet, batch, answer, cut=subnet, subnet=subnet) for subnet in subnets]
-        return torch.stack(terms).mean()
+        return lesson.losses(step, supernet, subnets, dense=False)
 
     _train_frozen_words(supernet, loss, plan, checkpoint, progress)
 
@@ -101,7 +108,7 @@ def train_supernet(
 def distill(
     student: Supernet,
     teacher: Supernet,
-    texts: TokenizedTexts,
+    texts: Lessons,
     plan: TrainPlan,
     *,
     subnet: SubnetConfig,
@@ -115,8 +122,7 @@ def distill(
     lesson = _Lesson(teacher, texts, weights, batch_size=batch_size, seed=seed)
 
     def loss(step: int) -> Tensor:
-        batch, answer = lesson.step(step)
-        return lesson.loss(student, batch, answer, cut=None, subnet=subnet)
+        return lesson.losses(step, student, [subnet], dense=True)
 
     _train_frozen_words(student, loss, plan, checkpoint, progress)
 

@@ -58,7 +58,7 @@ def _sum(a: _LayerScores, b: _LayerScores) -> _LayerScores:
 
 
 def measure_importance(model: Supernet, batches: Iterable[tuple[dict[str, Tensor], Tensor]]) -> Importance:
-    """Scores from `batches` of (inputs, labels); leaves the model's weights, gradients and mode as they were."""
+    """Scores from `batches` of (inputs, labels); leaves weights and mode as they were, no gradients."""
     training, frozen = model.training, [p for p in model.parameters() if not p.requires_grad]
     model.eval()
     model.requires_grad_(True)

@@ -11,6 +11,8 @@ from torch.nn import functional
 from supernet.model import SupernetOutput
 from supernet.space import SubnetConfig
 
+UNLABELLED = -100
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
@@ -46,6 +48,11 @@ def hard_label(student: Tensor, labels: Tensor) -> Tensor:
     if student.shape[-1] == 1:
         return functional.mse_loss(student[:, 0], labels.to(student.dtype))
     return functional.cross_entropy(student, labels)
+
+
+def labelled(labels: Tensor) -> Tensor:
+    """Which rows [B] have a label: transfer text has `UNLABELLED` (classes) or NaN (regression)."""
+    return ~torch.isnan(labels) if labels.is_floating_point() else labels != UNLABELLED
 
 
 def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -88,14 +95,21 @@ def distillation_loss(
     weights: LossWeights,
     labels: Tensor | None = None,
 ) -> Tensor:
-    """The weighted sum for one subnet of a supernet whose teacher is its own full network in its first state."""
+    """The weighted sum for one subnet of a supernet whose teacher is its own full network in its first state.
+
+    `labels` [B] are needed for the hard-label term only; rows without one take no part in it.
+    """
     total = torch.zeros((), dtype=torch.float32, device=student.logits.device)
     if weights.soft_label:
         total = total + weights.soft_label * soft_label(
             student.logits.float(), teacher.logits.float(), temperature=weights.temperature
         )
-    if weights.hard_label and labels is not None:
-        total = total + weights.hard_label * hard_label(student.logits.float(), labels)
+    if weights.hard_label:
+        if labels is None:
+            raise ValueError("a hard-label term needs the labels of the rows")
+        known = labelled(labels)
+        if known.any():
+            total = total + weights.hard_label * hard_label(student.logits.float()[known], labels[known])
     if weights.hidden:
         targets = stands_in_for(subnet, teacher_depth)
         terms = [

@@ -26,7 +26,7 @@ def stock_name(name: str) -> str:
     """`layers.0.query.weight` -> `bert.encoder.layer.0.attention.self.query.weight`; `KeyError` if unknown."""
     prefix, table, rest = "", _TABLE, name
     if name.startswith("layers."):
-        _, index, rest = name.split(".", 2)
+        _, index, rest = (*name.split(".", 2), "", "")[:3]
         prefix, table = f"bert.encoder.layer.{index}.", _LAYER_TABLE
     for ours, theirs in table:
         if rest.startswith(ours):

@@ -37,8 +37,11 @@ class GraphBuilder:
 
     def weight(self, name: str, values: NDArray[Any]) -> str:
         """Stores a constant once, under its own name."""
-        if name not in self._weights:
+        known = self._weights.get(name)
+        if known is None:
             self._weights[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
+        elif not np.array_equal(numpy_helper.to_array(known), values):
+            raise ValueError(f"the weight {name} is given twice with different values")
         return name
 
     def node(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:

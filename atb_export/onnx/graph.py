@@ -51,7 +51,7 @@ class _Encoder:
         self.token_types = token_types
         self.n = subnet.hidden_size
         self.eps = model.facts.layer_norm_eps
-        self.graph = GraphBuilder(f"bert-{subnet.key}")
+        self.graph = GraphBuilder(f"bert-{subnet.renumbered().key}")
 
     def const(self, *values: int) -> str:
         name = "const." + "_".join(map(str, values))
@@ -164,6 +164,8 @@ def graph_from_supernet(
     `token_types` the graph has the input `token_type_ids`, else all tokens are of the first segment.
     """
     subnet = model.shape if subnet is None else subnet
+    if not subnet.fits(model.shape):
+        raise ValueError(f"subnet {subnet} does not fit in the supernet {model.shape}")
     encoder = _Encoder(model, subnet, token_types)
     x = encoder.embed()
     mask = encoder.mask()

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from atb_export.onnx.builder import IR_VERSION, OPSET, GraphBuilder
+
+RNG = np.random.default_rng(0)
+TABLE, WEIGHT, BIAS = (RNG.normal(size=s).astype(np.float32) for s in ((10, 6), (6, 4), (4,)))
+SCALE, SHIFT = (RNG.normal(size=4).astype(np.float32) for _ in range(2))
+IDS = np.array([[1, 2, 3], [4, 9, 0]])
+
+
+def lookup() -> tuple[GraphBuilder, str]:
+    g = GraphBuilder("small")
+    return g, g.node("Gather", [g.weight("table", TABLE), g.input("ids", ("batch", "sequence"))], "rows")
+
+
+def run(g: GraphBuilder) -> list[Any]:
+    session = onnxruntime.InferenceSession(g.build().SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"ids": IDS})
+
+
+def test_linear_and_layer_norm_compute_what_they_say() -> None:
+    g, rows = lookup()
+    x = g.layer_norm(g.linear(rows, "dense", WEIGHT, BIAS), "norm", SCALE, SHIFT, 1e-5)
+    g.output(x, ("batch", "sequence", 4))
+    dense = TABLE[IDS] @ WEIGHT + BIAS
+    centred = dense - dense.mean(-1, keepdims=True)
+    wanted = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * SCALE + SHIFT
+    np.testing.assert_allclose(run(g)[0], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_split_cuts_the_last_axis() -> None:
+    g, rows = lookup()
+    assert g.split(rows, ["left", "right"], [2, 4]) == ["left", "right"]
+    g.output("left", ("batch", "sequence", 2))
+    g.output("right", ("batch", "sequence", 4))
+    left, right = run(g)
+    np.testing.assert_array_equal(left, TABLE[IDS][..., :2])
+    np.testing.assert_array_equal(right, TABLE[IDS][..., 2:])
+
+
+def test_the_model_says_what_it_is() -> None:
+    g, rows = lookup()
+    g.output(rows, ("batch", "sequence", 6))
+    model = g.build()
+    assert [(x.domain, x.version) for x in model.opset_import] == [("", OPSET)]
+    assert model.ir_version == IR_VERSION
+    assert model.graph.name == "small"
+    ids, answer = model.graph.input[0].type.tensor_type, model.graph.output[0].type.tensor_type
+    assert (ids.elem_type, answer.elem_type) == (onnx.TensorProto.INT64, onnx.TensorProto.FLOAT)
+    assert [d.dim_param for d in ids.shape.dim] == ["batch", "sequence"]
+    assert [d.dim_param or d.dim_value for d in answer.shape.dim] == ["batch", "sequence", 6]
+
+
+def test_a_weight_is_stored_once_and_need_not_be_contiguous() -> None:
+    g, rows = lookup()
+    g.weight("table", TABLE)
+    x = g.node("MatMul", [rows, g.weight("turned", TABLE.T)], "products")
+    g.output(x, ("batch", "sequence", 10))
+    assert [w.name for w in g.build().graph.initializer] == ["table", "turned"]
+    np.testing.assert_allclose(run(g)[0], TABLE[IDS] @ TABLE.T, rtol=1e-5, atol=1e-6)
+
+
+def test_a_graph_against_the_specification_is_refused() -> None:
+    g, rows = lookup()
+    g.node("Add", [rows, "nowhere"], "sum")
+    g.output("sum", ("batch", "sequence", 6))
+    with pytest.raises(onnx.checker.ValidationError, match="nowhere"):
+        g.build()

@@ -1,0 +1,208 @@
+"""Law 3 as far as ONNX goes (dense = ONNX), and law 4 on the exported graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from random import Random
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from atb_export.onnx.graph import graph_from_supernet
+from supernet.cost import flops
+from supernet.facts import ModelFacts
+from supernet.model import Supernet
+from supernet.space import LayerConfig, SubnetConfig
+
+FACTS = ModelFacts(vocab_size=100, max_position_embeddings=24, num_labels=3)
+SHAPE = SubnetConfig.uniform(hidden_size=48, depth=4, heads=4, head_size=12, ffn_size=40)
+# (rows, length): alone and together, one token, an odd length, the whole position table
+SIZES = ((1, 1), (1, 9), (4, 7), (3, 24))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Nets this small only wait for a second thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@torch.no_grad()
+def make_supernet(seed: int = 0, facts: ModelFacts = FACTS) -> Supernet:
+    """Every parameter random, LayerNorms and biases included."""
+    model = Supernet(shape=SHAPE, facts=facts).eval()
+    rng = torch.Generator().manual_seed(seed)
+    norms = {id(m.weight) for m in model.modules() if isinstance(m, nn.LayerNorm)}
+    for parameter in model.parameters():
+        noise = torch.randn(parameter.shape, generator=rng)
+        if id(parameter) in norms:
+            parameter.copy_(1 + 0.4 * noise)
+        else:
+            parameter.copy_(0.3 * noise if parameter.dim() == 1 else noise * parameter.shape[1] ** -0.5)
+    return model
+
+
+def draw_subnet(seed: int, *, depth: int | None = None) -> SubnetConfig:
+    rng = Random(seed)
+    kept = sorted(rng.sample(range(4), depth or rng.randint(1, 4)))
+    layers = (
+        LayerConfig(source=i, heads=rng.randint(1, 4), head_size=rng.randint(1, 12), ffn_size=rng.randint(1, 40))
+        for i in kept
+    )
+    return SubnetConfig(hidden_size=rng.randint(2, 48), layers=tuple(layers))
+
+
+def make_feeds(rows: int, length: int, *, types: bool, seed: int = 0) -> dict[str, Any]:
+    """Every row but the first is padded to some length of its own."""
+    rng = np.random.default_rng(seed)
+    lengths = np.concatenate([[length], rng.integers(1, length + 1, size=rows - 1)])
+    mask = (np.arange(length)[None] < lengths[:, None]).astype(np.int64)
+    feeds = {"input_ids": rng.integers(1, 100, size=(rows, length)) * mask, "attention_mask": mask}
+    if types:
+        feeds["token_type_ids"] = rng.integers(0, 2, size=(rows, length)) * mask
+    return feeds
+
+
+def session_of(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def answers(session: onnxruntime.InferenceSession, feeds: dict[str, Any]) -> Any:
+    return session.run(["logits"], feeds)[0]
+
+
+def assert_same(found: Any, wanted: Any) -> None:
+    """Within 1e-5 of the largest logit's size."""
+    assert found.shape == wanted.shape
+    assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+@torch.no_grad()
+def dense_answers(model: Supernet, feeds: dict[str, Any]) -> Any:
+    return model(**{name: torch.from_numpy(x) for name, x in feeds.items()}).logits.numpy()
+
+
+@pytest.mark.parametrize("types", [False, True])
+@pytest.mark.parametrize("seed", range(12))
+def test_law_3_onnx_answers_what_the_dense_model_answers(seed: int, types: bool) -> None:
+    model = make_supernet(seed)
+    subnet = draw_subnet(seed, depth=1 if seed < 3 else None)
+    session, dense = session_of(graph_from_supernet(model, subnet, token_types=types)), model.slice(subnet)
+    for rows, length in SIZES:
+        feeds = make_feeds(rows, length, types=types, seed=seed)
+        assert_same(answers(session, feeds), dense_answers(dense, feeds))
+
+
+@pytest.mark.parametrize("labels", [1, 5])
+def test_law_3_holds_for_the_largest_subnet_and_any_head(labels: int) -> None:
+    facts = ModelFacts(
+        vocab_size=100, max_position_embeddings=24, num_labels=labels, type_vocab_size=3, layer_norm_eps=1e-2
+    )
+    model = make_supernet(facts=facts)
+    for types in (False, True):
+        session = session_of(graph_from_supernet(model, token_types=types))
+        for rows, length in SIZES:
+            feeds = make_feeds(rows, length, types=types)
+            assert_same(answers(session, feeds), dense_answers(model, feeds))
+
+
+@pytest.mark.parametrize("types", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_graph_of_a_subnet_is_the_graph_of_its_slice_to_the_byte(seed: int, types: bool) -> None:
+    model, subnet = make_supernet(), draw_subnet(seed)
+    cut = graph_from_supernet(model, subnet, token_types=types).SerializeToString(deterministic=True)
+    assert cut == graph_from_supernet(model, subnet, token_types=types).SerializeToString(deterministic=True)
+    alone = graph_from_supernet(model.slice(subnet), token_types=types).SerializeToString(deterministic=True)
+    assert cut == alone
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_law_4_a_batch_answers_what_its_rows_answer_alone(seed: int) -> None:
+    session = session_of(graph_from_supernet(make_supernet(seed), draw_subnet(seed), token_types=True))
+    feeds = make_feeds(6, 12, types=True, seed=seed)
+    together = answers(session, feeds)
+    for row in range(6):
+        length = int(feeds["attention_mask"][row].sum())
+        for width in (length, 12, 20):
+            padding = ((0, 0), (0, max(0, width - 12)))
+            alone = {name: np.pad(x[row : row + 1, : min(width, 12)], padding) for name, x in feeds.items()}
+            assert_same(answers(session, alone), together[row : row + 1])
+
+
+def test_what_stands_in_the_padding_does_not_matter() -> None:
+    session = session_of(graph_from_supernet(make_supernet(), token_types=True))
+    feeds = make_feeds(4, 10, types=True)
+    hidden = feeds["attention_mask"] == 0
+    assert hidden.any()
+    other = dict(feeds, input_ids=np.where(hidden, 77, feeds["input_ids"]))
+    other["token_type_ids"] = np.where(hidden, 1, feeds["token_type_ids"])
+    assert_same(answers(session, other), answers(session, feeds))
+
+
+@pytest.mark.parametrize("types", [False, True])
+def test_inputs_and_outputs(types: bool) -> None:
+    graph = graph_from_supernet(make_supernet(), draw_subnet(3), token_types=types).graph
+    names = ["input_ids", "attention_mask"] + ["token_type_ids"] * types
+    assert sorted(x.name for x in graph.input) == sorted(names)
+    for x in graph.input:
+        assert x.type.tensor_type.elem_type == onnx.TensorProto.INT64
+        assert [d.dim_param for d in x.type.tensor_type.shape.dim] == ["batch", "sequence"]
+    (logits,) = graph.output
+    dims = logits.type.tensor_type.shape.dim
+    assert (logits.name, dims[0].dim_param, dims[1].dim_value) == ("logits", "batch", 3)
+    assert logits.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    values = [name for node in graph.node for name in node.output]
+    assert len(set(values)) == len(values)
+    held = {w.name for w in graph.initializer}
+    assert held == held & {name for node in graph.node for name in node.input}, "a weight that nothing reads"
+
+
+def test_no_constant_overflows_in_half_precision() -> None:
+    for weight in graph_from_supernet(make_supernet(), token_types=True).graph.initializer:
+        if weight.data_type == onnx.TensorProto.FLOAT:
+            assert np.isfinite(onnx.numpy_helper.to_array(weight).astype(np.float16)).all(), weight.name
+
+
+def counted_flops(model: onnx.ModelProto, batch: int, length: int) -> int:
+    """Two operations a multiply-add, over every MatMul of the graph, by ONNX's own shape inference."""
+    for x in (*model.graph.input, *model.graph.output):
+        for dim in x.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_value = {"batch": batch, "sequence": length}[dim.dim_param]
+    inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph
+    shapes = {x.name: list(x.dims) for x in inferred.initializer}
+    for x in (*inferred.value_info, *inferred.input, *inferred.output):
+        shapes[x.name] = [d.dim_value for d in x.type.tensor_type.shape.dim]
+    products = [node for node in inferred.node if node.op_type in ("MatMul", "Gemm", "Einsum", "Attention")]
+    assert {node.op_type for node in products} == {"MatMul"}
+    assert all(min(shapes[node.input[0]] + shapes[node.output[0]]) > 0 for node in products)
+    return sum(2 * prod(shapes[node.output[0]]) * shapes[node.input[0]][-1] for node in products)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_flops_are_those_of_the_graphs_matrix_products(seed: int) -> None:
+    model, subnet = make_supernet(), draw_subnet(seed, depth=1 if seed < 3 else None)
+    for batch, length in ((1, 9), (4, 24)):
+        counted = counted_flops(graph_from_supernet(model, subnet), batch, length)
+        assert flops(subnet, length=length, batch=batch, num_labels=3) == counted
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"hidden_size": 49}, {"heads": 5}, {"head_size": 13}, {"ffn_size": 41}, {"depth": 2, "sources": [1, 4]}],
+)
+def test_a_subnet_that_does_not_fit_is_refused(wrong: dict[str, Any]) -> None:
+    """Cutting past the end would quietly give a smaller graph under the wrong name."""
+    sizes = {"hidden_size": 48, "depth": 2, "heads": 4, "head_size": 12, "ffn_size": 40}
+    with pytest.raises(ValueError, match="does not fit"):
+        graph_from_supernet(make_supernet(), SubnetConfig.uniform(**(sizes | wrong)))

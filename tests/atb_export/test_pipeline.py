@@ -1,0 +1,135 @@
+"""A whole run on the command line, and what it leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.classifier import Classifier
+from runtime.latency import LatencyReport
+from runtime.manifest import read_bundle
+from supernet.space import SubnetConfig
+
+Atb = Callable[..., Any]
+
+
+def test_the_result_has_every_key_and_is_the_last_line(tiny_run: Any) -> None:
+    result = tiny_run.result
+    assert tiny_run.answer.document == result
+    assert result["schema"] == 1
+    for model in (result["teacher"], result["winner"]):
+        assert {"accuracy", "accuracy_se", "latency_ms", "latency_ci_ms", "params", "flops", "bundle_bytes"} <= set(
+            model
+        )
+        assert 0 <= model["accuracy"] <= 1
+        assert model["latency_ci_ms"][0] <= model["latency_ms"] <= model["latency_ci_ms"][1]
+    assert result["baselines"] == []
+    # Subnets of the same shape but of other layers of the teacher are one engine.
+    assert len(result["candidates"]) == 5
+    shapes = {SubnetConfig.from_json(x["subnet"]).renumbered() for x in result["candidates"]}
+    assert result["engines_measured"] == len(shapes)
+    assert result["engines_failed"] == 0
+    assert set(result["spearman_flops_latency"]) == {"all", "band", "band_ms", "band_engines"}
+    assert result["constraint"]["of_teacher"] == 0.95
+    assert result["target"] == {
+        "backend": "openvino",
+        "device": "CPU",
+        "effective_precision": "f32",
+        "threads": 1,
+        "shape": {"batch": 1, "length": 24},
+    }
+    assert {"teacher", "supernet", "search", "winner", "bundle-teacher", "bundle-winner", "benchmark"} <= set(
+        result["seconds"]
+    )
+    assert result["task"]["rows"] == {"train": 280, "search_dev": 60, "test": 80}
+    assert result["environment"]["cpu"]["model"]
+    assert {(x["batch"], x["length"]) for x in result["sweep"]} == {(b, n) for b in (1, 8) for n in (16, 32)}
+    assert len(result["paired"]) == 1
+
+
+def test_the_teacher_learnt_its_task(tiny_run: Any) -> None:
+    assert tiny_run.result["teacher"]["accuracy"] > 0.8
+
+
+def test_every_form_of_every_model_was_compared(tiny_run: Any) -> None:
+    rows = tiny_run.result["parity"]
+    stages = [row["stage"] for row in rows if row["model"].endswith("winner")]
+    for wanted in ("slice of the supernet", "dense (", "onnx (batch 1)", "onnx (padded", "openvino-", "onnxruntime-"):
+        assert any(stage.startswith(wanted) for stage in stages), (wanted, stages)
+    assert all(row["passed"] is True and row["max_abs_error"] <= row["tolerance"] for row in rows)
+
+
+def test_the_winner_met_the_constraint_and_no_better_one_did(tiny_run: Any) -> None:
+    found = json.loads((tiny_run.stage("search") / "done.json").read_text())["result"]
+    winner, limit = found["winner"], found["constraint_ms"]
+    assert tiny_run.result["winner"]["subnet"] == winner["subnet"]
+    assert winner["latency_ms"] <= limit == pytest.approx(0.95 * found["teacher_ms"])
+    surely = [x for x in found["candidates"] if x["front"] and x["latency_ci_ms"][1] <= limit]
+    assert all(x["accuracy"] <= winner["accuracy"] for x in surely)
+    assert len({SubnetConfig.from_json(x["subnet"]) for x in found["candidates"]}) == 5
+
+
+def test_law_6_each_latency_is_that_of_the_raw_samples(tiny_run: Any) -> None:
+    raw = json.loads((tiny_run.stage("benchmark") / "latency.json").read_text())
+    assert set(raw) == {"teacher", "winner"}
+    for name, data in raw.items():
+        report = LatencyReport.from_json(data)
+        shown = tiny_run.result[name]
+        assert shown["latency_ms"] == report.p50_ms
+        assert shown["latency_ci_ms"] == list(report.ci_ms)
+        assert shown["latency_of_teacher"] == report.ratio_to_reference
+        assert report.effective_precision == "f32"
+    assert tiny_run.result["teacher"]["latency_of_teacher"] == pytest.approx(1.0)
+
+
+def test_the_bundle_answers_with_the_labels_of_the_task(tiny_run: Any) -> None:
+    bundle = read_bundle(tiny_run.bundle)
+    assert [x.target.backend for x in bundle.manifest.engines] == ["openvino", "onnxruntime"]
+    assert bundle.manifest.model.subnet == tiny_run.result["winner"]["subnet"]
+    assert set(bundle.manifest.parents) == {"supernet", "teacher"}
+    answers = {}
+    for engine in ("openvino", "onnxruntime"):
+        with Classifier.from_bundle(tiny_run.bundle, engine=engine) as classify:
+            answers[engine] = classify(["the film is superb", "", "good " * 20_000, "🎬 映画 فيلم"])
+    for a, b in zip(*answers.values(), strict=True):
+        assert {x["label"] for x in a} == {"neg", "pos"}
+        assert {x["label"]: pytest.approx(x["score"], abs=1e-3) for x in a} == {x["label"]: x["score"] for x in b}
+
+
+def test_the_report_is_one_page_with_the_winner_in_it(tiny_run: Any) -> None:
+    page = (tiny_run.folder / "report.html").read_text()
+    assert "<svg" in page
+    assert "winner" in page
+    assert f"{tiny_run.result['winner']['accuracy']:.1%}".rstrip("%") in page or "accuracy" in page
+
+
+def test_a_finished_run_is_not_done_again(tiny_run: Any, atb: Atb, tmp_path: Path) -> None:
+    run = tiny_run.copy(tmp_path)
+    markers = {path: path.stat().st_mtime_ns for path in run.folder.glob("stages/*/done.json")}
+    assert len(markers) == 7
+    refused = atb("run", run.recipe, cwd=run.cwd)
+    assert "already holds a run" in refused.refusal
+    assert "--resume" in refused.err
+    again = atb("run", run.recipe, "--resume", "--threads", 1, "--json", cwd=run.cwd)
+    assert again.code == 0, again.err
+    assert {path: path.stat().st_mtime_ns for path in run.folder.glob("stages/*/done.json")} == markers
+    drop = {"created", "environment"}
+    assert {k: v for k, v in again.document.items() if k not in drop} == {
+        k: v for k, v in tiny_run.result.items() if k not in drop
+    }
+
+
+def test_a_changed_recipe_runs_again_what_it_changes(tiny_run: Any, atb: Atb, tmp_path: Path) -> None:
+    run = tiny_run.copy(tmp_path)
+    text = run.recipe.read_text()
+    head, distill = text.split("[distill]")
+    run.recipe.write_text(head + "[distill]" + distill.replace("steps = 12", "steps = 13"))
+    before = {path.parent.name: path.stat().st_mtime_ns for path in run.folder.glob("stages/*/done.json")}
+    answer = atb("run", run.recipe, "--resume", "--threads", 1, "--json", cwd=run.cwd)
+    assert answer.code == 0, answer.err
+    after = {path.parent.name: path.stat().st_mtime_ns for path in run.folder.glob("stages/*/done.json")}
+    assert {name for name in after if after[name] != before[name]} == {"winner", "bundle-winner", "benchmark"}

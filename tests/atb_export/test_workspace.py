@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atb_export.errors import WorkspaceError
+from atb_export.workspace import Workspace, fingerprint_of
+
+
+class Maker:
+    """Counts its calls and writes two files."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.found: list[str] = []
+
+    def __call__(self, folder: Path) -> dict[str, Any]:
+        self.calls += 1
+        self.found = sorted(x.name for x in folder.iterdir())
+        (folder / "deep").mkdir(exist_ok=True)
+        (folder / "deep" / "weights.bin").write_bytes(b"0123456789")
+        (folder / "notes.txt").write_text("made")
+        return {"answer": 42}
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing after it runs."""
+
+
+def test_a_stage_is_made_once(tmp_path: Path) -> None:
+    make = Maker()
+    with Workspace.open(tmp_path / "run", resume=False) as run:
+        made = run.stage("one", ["inputs", 1], make)
+    with Workspace.open(tmp_path / "run", resume=True) as run:
+        read = run.stage("one", ["inputs", 1], make)
+        assert run.seconds == {"one": made.seconds}
+    assert make.calls == 1
+    assert made == read
+    assert read.result == {"answer": 42}
+    assert (read.folder / "deep" / "weights.bin").is_file()
+
+
+def test_other_inputs_wipe_the_stage(tmp_path: Path) -> None:
+    make = Maker()
+    with Workspace.open(tmp_path, resume=False) as run:
+        first = run.stage("one", 1, make)
+        second = run.stage("one", 2, make)
+    assert make.calls == 2
+    assert make.found == ["started.json"]
+    assert first.fingerprint != second.fingerprint
+    assert json.loads((tmp_path / "stages/one/done.json").read_text())["fingerprint"] == second.fingerprint
+
+
+def test_an_interrupted_stage_is_continued_only_for_the_same_inputs(tmp_path: Path) -> None:
+    def interrupted(folder: Path) -> dict[str, Any]:
+        (folder / "checkpoint").write_text("half")
+        raise Killed
+
+    make = Maker()
+    with Workspace.open(tmp_path, resume=False) as run:
+        for name in ("same", "other"):
+            with pytest.raises(Killed):
+                run.stage(name, 1, interrupted)
+        run.stage("same", 1, make)
+        assert make.found == ["checkpoint", "started.json"]
+        run.stage("other", 2, make)
+        assert make.found == ["started.json"]
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"fingerprint": "', b"[]", b"\xff\xfe", b"null"])
+@pytest.mark.parametrize("marker", ["done.json", "started.json"])
+def test_a_torn_marker_means_not_done(tmp_path: Path, marker: str, torn: bytes) -> None:
+    make = Maker()
+    with Workspace.open(tmp_path, resume=False) as run:
+        run.stage("one", 1, make)
+        (tmp_path / "stages/one" / marker).write_bytes(torn)
+        assert run.stage("one", 1, make).result == {"answer": 42}
+        assert make.calls == (2 if marker == "done.json" else 1)
+
+
+@pytest.mark.parametrize("name", ["deep/weights.bin", "notes.txt"])
+def test_one_flipped_byte_is_noticed_and_named(tmp_path: Path, name: str) -> None:
+    make = Maker()
+    with Workspace.open(tmp_path, resume=False) as run:
+        stage = run.stage("one", 1, make)
+        data = bytearray((stage.folder / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (stage.folder / name).write_bytes(data)
+        with pytest.raises(WorkspaceError, match=rf"{name} changed since it was written.*Delete .*one and resume"):
+            run.stage("one", 1, make)
+        (stage.folder / name).unlink()
+        with pytest.raises(WorkspaceError, match=f"{name} is gone"):
+            run.stage("one", 1, make)
+    assert make.calls == 1
+
+
+def test_a_run_is_continued_only_when_asked(tmp_path: Path) -> None:
+    with Workspace.open(tmp_path, resume=True):
+        pass
+    with pytest.raises(WorkspaceError, match="already holds a run. Continue it with --resume"):
+        Workspace.open(tmp_path, resume=False).__enter__()
+
+
+def test_a_second_process_is_locked_out_until_the_first_is_gone(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from atb_export.workspace import Workspace\n"
+        f"with Workspace.open(Path({str(tmp_path)!r}), resume=True):\n"
+        "    print('in', flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"in\n"
+        with pytest.raises(WorkspaceError, match="another process is working in"):
+            Workspace.open(tmp_path, resume=True).__enter__()
+        other.kill()
+    with Workspace.open(tmp_path, resume=True) as run:
+        assert run.folder == tmp_path
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorkspaceError, match="cannot be written: "):
+        Workspace.open(tmp_path / "file" / "run", resume=False).__enter__()
+
+
+def test_fingerprints_tell_plain_data_apart() -> None:
+    assert fingerprint_of("a", {"x": 1, "y": [2]}) == fingerprint_of("a", {"y": [2], "x": 1})
+    assert len({fingerprint_of(x) for x in (["a", "b"], ["ab"], "ab", [1], ["1"], [1.5], None)}) == 7
