@@ -91,7 +91,10 @@ class Latency:
     @torch.no_grad()
     def _answer(self, subnet: SubnetConfig) -> NDArray[np.float64]:
         """The supernet's own logits in float32, all probes in one padded batch: exact enough and quick."""
-        return self.net(**self.probes.batch(range(len(self.probes))), subnet=subnet).logits.double().numpy()
+        logits: NDArray[np.float64] = (
+            self.net(**self.probes.batch(range(len(self.probes))), subnet=subnet).logits.double().numpy()
+        )
+        return logits
 
 
 class Accuracy:

@@ -11,9 +11,30 @@ from typing import Any
 
 import pytest
 
-GOOD = "good great superb lovely brilliant charming fresh funny warm clever".split()
-BAD = "bad awful dull boring stale weak silly clumsy cold broken".split()
-PLAIN = "the a this that film plot actor scene story ending is was and with of very quite so in all".split()
+GOOD = ["good", "great", "superb", "lovely", "brilliant", "charming", "fresh", "funny", "warm", "clever"]
+BAD = ["bad", "awful", "dull", "boring", "stale", "weak", "silly", "clumsy", "cold", "broken"]
+PLAIN = [
+    "the",
+    "a",
+    "this",
+    "that",
+    "film",
+    "plot",
+    "actor",
+    "scene",
+    "story",
+    "ending",
+    "is",
+    "was",
+    "and",
+    "with",
+    "of",
+    "very",
+    "quite",
+    "so",
+    "in",
+    "all",
+]
 
 
 def make_rows(count: int, seed: int) -> list[tuple[str, str]]:
@@ -44,7 +65,10 @@ def _tokenizer() -> Any:
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
     )
     names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-    return PreTrainedTokenizerFast(tokenizer_object=plain, **{f"{k}_token": v for k, v in names.items()})
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=plain, model_input_names=inputs, **{f"{k}_token": v for k, v in names.items()}
+    )
 
 
 @pytest.fixture(scope="session")

@@ -96,6 +96,14 @@ def _user_errors() -> tuple[type[Exception], ...]:
     return tuple(found)
 
 
+def _unwritable(error: Exception) -> str | None:
+    """What keeps files from being written, if that is what failed; native writers hide it in their own errors."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+    full = os.strerror(errno.ENOSPC)
+    return full if full in str(error) else None
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs `atb` and exits with its code."""
     sys.exit(run(arguments))
@@ -115,17 +123,12 @@ def run(arguments: list[str] | None = None) -> int:
         # The reader of stdout went away; pointing stdout elsewhere keeps Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise
-        place = f" ({error.filename})" if error.filename else ""
-        click.echo(
-            f"error: {error.strerror}{place}. Nothing half-written is left; free some space and resume", err=True
-        )
-        return 1
     except Exception as error:
-        if not isinstance(error, _user_errors()):
+        if (reason := _unwritable(error)) is not None:
+            click.echo(f"error: {reason}. Nothing half-written is left: mend it and add --resume", err=True)
+        elif isinstance(error, _user_errors()):
+            click.echo(f"error: {error}", err=True)
+        else:
             raise
-        click.echo(f"error: {error}", err=True)
         return 1
     return value if isinstance(value, int) else 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -92,7 +91,8 @@ def test_the_refusal_shows_the_worst_case() -> None:
         refuse(rows)
     text = str(caught.value)
     assert text.startswith(
-        "2 of 4 comparisons failed; the worst is winner / engine-a: error 0.009, allowed 0.001, labels agree on 100.0% of 3"
+        f"2 of 4 comparisons failed; the worst is winner / engine-a: error 0.009, allowed {TOLERANCES['f32']:.3g}, "
+        "labels agree on 100.0% of 3 rows"
     )
     assert "neither measured nor packed" in text
     refuse([rows[0], rows[3]])

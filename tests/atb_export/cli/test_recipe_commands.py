@@ -1,0 +1,330 @@
+"""Commands that take a recipe: the other half of what the pipeline's test shows, and bad input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, BertModel, DistilBertConfig, DistilBertModel
+
+from atb_export.dense import load_dense
+from runtime.engine import backend
+from runtime.latency import LatencyReport
+from runtime.manifest import read_bundle
+from search.candidate import Candidate
+from supernet.space import SubnetConfig
+
+Atb = Callable[..., Any]
+Recipe = Callable[..., str]
+
+
+@pytest.fixture
+def try_recipe(atb: Atb, tiny_recipe: Recipe, tmp_path: Path) -> Callable[..., Any]:
+    """Runs `atb COMMAND` on the tiny recipe with changes."""
+
+    def call(command: str, *options: object, **changes: Any) -> Any:
+        (tmp_path / "r.toml").write_text(tiny_recipe(**changes))
+        return atb(command, "r.toml", "--threads", 1, *options, cwd=tmp_path)
+
+    return call
+
+
+# --- compare, search, pick ------------------------------------------------------------------------------------------
+
+
+def test_compare_adds_the_baselines_and_trains_nothing_again(tiny_run: Any, atb: Atb, tmp_path: Path) -> None:
+    run = tiny_run.copy(tmp_path)
+    markers = {path: path.stat().st_mtime_ns for path in run.folder.glob("stages/*/done.json")}
+    answer = atb("compare", run.recipe, "--resume", "--threads", 1, "--json", cwd=run.cwd)
+    assert answer.code == 0, answer.err
+    assert {path: path.stat().st_mtime_ns for path in markers} == markers
+    result = answer.document
+    assert result == run.result
+    assert [x["name"] for x in result["baselines"]] == ["cut3", "cut2"]
+    # Second and last layer, whole; as the teacher is wide.
+    assert [x["source"] for x in result["baselines"][1]["subnet"]["layers"]] == [1, 3]
+    assert [x["source"] for x in result["baselines"][0]["subnet"]["layers"]] == [1, 2, 3]
+    assert {x["b"] for x in result["paired"]} == {"teacher", "cut3", "cut2"}
+    assert result["winner"]["subnet"] == tiny_run.result["winner"]["subnet"]
+    assert result["winner"]["accuracy"] == tiny_run.result["winner"]["accuracy"]
+    raw = json.loads((run.stage("comparison") / "latency.json").read_text())
+    for model in (result["teacher"], result["winner"], *result["baselines"]):
+        assert model["latency_ms"] == LatencyReport.from_json(raw[model["name"]]).p50_ms
+        assert model["bundle_bytes"] > 0
+    assert "cut2" in (run.folder / "report.html").read_text()
+    for line in ("winner - cut2: ", "cut3"):
+        assert line in answer.out
+
+
+@pytest.mark.xfail(strict=True, reason="a ValueError of baseline() passes as a traceback, after the run was done")
+def test_a_baseline_the_teacher_has_no_room_for_is_told(tiny_run: Any, atb: Atb, tmp_path: Path) -> None:
+    run = tiny_run.copy(tmp_path)
+    run.recipe.write_text(run.recipe.read_text().replace('"cut3"', '"tinybert4"'))
+    text = atb("compare", run.recipe, "--resume", "--threads", 1, cwd=run.cwd).refusal
+    assert "the baseline tinybert4" in text
+    assert "drop it from [compare]" in text
+
+
+def test_search_shows_the_front_it_found(tiny_run: Any, atb: Atb) -> None:
+    answer = atb("search", tiny_run.recipe, "--resume", "--threads", 1, "--json", cwd=tiny_run.cwd)
+    assert answer.code == 0, answer.err
+    assert "<- picked" in answer.out
+    assert answer.document["winner"]["subnet"] == tiny_run.result["winner"]["subnet"]
+    assert answer.document["candidates"] == tiny_run.result["candidates"]
+
+
+def test_train_ends_with_the_supernet(tiny_run: Any, atb: Atb) -> None:
+    answer = atb("train", tiny_run.recipe, "--resume", "--threads", 1, "--json", cwd=tiny_run.cwd)
+    assert answer.code == 0, answer.err
+    assert set(answer.document["seconds"]) == {"teacher", "supernet"}
+    assert answer.document["space_size"] == 4 * 2 * 8 + 6 * 2 * 64
+    assert (tiny_run.cwd / answer.document["supernet"] / "supernet.safetensors").is_file()
+
+
+def test_pick_slices_a_model_that_can_be_exported_benched_and_verified(tiny_run: Any, atb: Atb, tmp_path: Path) -> None:
+    """The three jobs one after the other, each answering with one JSON line."""
+    options = ["--resume", "--threads", 1, "--max-ms", 1000, "--out", tmp_path / "picked", "--json"]
+    picked = atb("pick", tiny_run.recipe, *options, cwd=tiny_run.cwd)
+    assert picked.code == 0, picked.err
+    dense = load_dense(tmp_path / "picked")
+    assert dense.net.shape == SubnetConfig.from_json(picked.document["subnet"]).renumbered()
+    assert picked.document["key"] == SubnetConfig.from_json(picked.document["subnet"]).key
+    exported = atb("export", "picked", "--length", 16, "--out", "bundle", "--json", cwd=tmp_path)
+    assert exported.code == 0, exported.err
+    benched = atb("bench", "bundle", "--windows", 2, "--json", cwd=tmp_path)
+    assert benched.document["engines"]["bundle"]["p50_ms"] > 0
+    verified = atb("verify", "bundle", "--json", cwd=tmp_path)
+    assert verified.code == 0
+    assert verified.document["files"] == len(read_bundle(tmp_path / "bundle").manifest.files)
+
+
+def test_pick_by_key_and_what_it_refuses(tiny_run: Any, atb: Atb, tmp_path: Path) -> None:
+    front = [x for x in tiny_run.result["candidates"] if x["front"]]
+    key = SubnetConfig.from_json(front[0]["subnet"]).key
+    resume = ["--resume", "--threads", 1]
+    answer = atb("pick", tiny_run.recipe, *resume, "--key", key, "--json", cwd=tiny_run.cwd)
+    assert answer.document["subnet"] == front[0]["subnet"]
+    assert answer.document["dense"] is None
+    assert (
+        "no subnet of the front has the key"
+        in atb("pick", tiny_run.recipe, *resume, "--key", "x", "--out", tmp_path / "new", cwd=tiny_run.cwd).refusal
+    )
+    text = atb("pick", tiny_run.recipe, *resume, "--max-ms", 1e-9, "--out", tmp_path / "new", cwd=tiny_run.cwd).refusal
+    assert "no engine may take more than 1e-09 ms, but the fastest measured takes" in text
+    assert "exists already" in atb("pick", tiny_run.recipe, *resume, "--out", tmp_path, cwd=tiny_run.cwd).refusal
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- bad input ------------------------------------------------------------------------------------------------------
+
+
+def test_all_mistakes_of_a_recipe_are_told_before_anything_is_written(try_recipe: Any, tmp_path: Path) -> None:
+    text = try_recipe("run", search__engins=3, teacher__epochs=-1, constraint__max_ms=2.0, colour="blue").refusal
+    for part in ("search.engins", '"engines"', "teacher.epochs", "colour", "constraint"):
+        assert part in text, part
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_that_is_not_there(atb: Atb, tmp_path: Path) -> None:
+    assert "cannot be read" in atb("run", "gone.toml", cwd=tmp_path).refusal
+
+
+def test_a_constraint_nothing_can_meet_names_the_fastest(tiny_run: Any, atb: Atb, tmp_path: Path) -> None:
+    run = tiny_run.copy(tmp_path)
+    run.recipe.write_text(run.recipe.read_text().replace("of_teacher = 0.95", "max_ms = 0.0001"))
+    text = atb("run", run.recipe, "--resume", "--threads", 1, cwd=run.cwd).refusal
+    assert "no engine may take more than 0.0001 ms, but the fastest measured takes 0.0" in text
+    assert "raise the constraint" in text
+    assert (run.stage("supernet") / "done.json").is_file()
+    # The engines that were measured are not lost, and nothing is measured again to say it once more.
+    lines = (run.stage("search") / "record.jsonl").read_text().splitlines()
+    assert len(lines) == 6
+    assert (
+        atb("run", run.recipe, "--resume", "--threads", 1, cwd=run.cwd).refusal.splitlines()[-1]
+        == text.splitlines()[-1]
+    )
+    assert (run.stage("search") / "record.jsonl").read_text().splitlines() == lines
+
+
+def test_a_teacher_that_is_not_bert(try_recipe: Any, tiny_teacher: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "distil"
+    shutil.copytree(tiny_teacher, folder)
+    DistilBertModel(DistilBertConfig(vocab_size=200, dim=8, n_heads=2, n_layers=1, hidden_dim=8)).save_pretrained(
+        folder
+    )
+    text = try_recipe("train", teacher__model=str(folder)).refusal
+    assert "has model_type = 'distilbert', but this family is BERT" in text
+
+
+def test_a_teacher_that_is_nowhere(try_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "no model configuration is at './gone'" in try_recipe("train", teacher__model="./gone").refusal
+    assert "which is not installed" in try_recipe("train", "--resume", teacher__model="package:no_such_one/x").refusal
+
+
+def test_a_head_that_does_not_match_the_task(try_recipe: Any, tiny_teacher: Path, tmp_path: Path) -> None:
+    for names, told in (
+        (("a", "b", "c"), "has a head for 3 labels"),
+        (("yes", "no"), "answers yes, no, the task's labels are"),
+    ):
+        folder = tmp_path / "-".join(names)
+        shutil.copytree(tiny_teacher, folder)
+        config = BertConfig.from_pretrained(tiny_teacher, id2label=dict(enumerate(names)), num_labels=len(names))
+        BertForSequenceClassification(config).save_pretrained(folder)
+        assert told in try_recipe("train", "--resume", teacher__model=str(folder)).refusal
+
+
+@pytest.mark.xfail(strict=True, reason="SafetensorError is none of the errors load_teacher catches")
+def test_a_corrupt_teacher(try_recipe: Any, tiny_teacher: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "torn"
+    shutil.copytree(tiny_teacher, folder)
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+    assert "cannot be loaded" in try_recipe("train", teacher__model=str(folder)).refusal
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([], "row"),
+        ([("one text", "pos")], "pos"),
+        ([(f"text {i}", "pos") for i in range(300)], "all 300 rows of the data set are labelled 'pos'"),
+        ([(f"text {i}", "ab"[i % 2]) for i in range(50)], "cannot be taken from 50 rows"),
+        ([("same text", "ab"[i % 2]) for i in range(300)], "no labelled rows left"),
+    ],
+    ids=["empty", "one row", "one class", "too few", "contradictions"],
+)
+def test_data_that_nothing_can_be_learnt_from(
+    try_recipe: Any, tmp_path: Path, rows: list[tuple[str, str]], told: str
+) -> None:
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    assert told in try_recipe("train", task__path="rows.csv").refusal
+
+
+def test_a_column_that_is_not_there(try_recipe: Any, tiny_csv: Path) -> None:
+    assert "label" in try_recipe("train", task__label="sentiment").refusal
+
+
+def test_odd_texts_are_trained_on(try_recipe: Any, tiny_csv: Path, tmp_path: Path) -> None:
+    """0 and 100,000 characters, other scripts, emoji: among the rows of every split or so."""
+    rows = list(csv.reader(tiny_csv.open(encoding="utf-8")))
+    odd = [
+        " ",
+        "x" * 100_000,
+        "very good " * 10_000,
+        "這部電影很好看",
+        "فيلم رائع جدا",
+        "🎬🍿😍",
+        "\u200b",
+        "a\x07b",
+        "e\u0301",
+    ]
+    rows += [(text + tail, label) for text in odd for tail, label in (("", "pos"), (" bad", "neg"), (" dull", "neg"))]
+    with (tmp_path / "odd.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    answer = try_recipe("train", "--json", task__path="odd.csv", teacher__epochs=1)
+    assert answer.code == 0, answer.err
+    assert answer.document["space_size"] > 0
+
+
+def test_a_missing_engine_package_is_told_before_the_search(
+    tiny_run: Any, atb: Atb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny_run.copy(tmp_path)
+    shutil.rmtree(run.stage("search"))
+    why = "the package openvino is not installed: pip install 'atb-export[openvino]'"
+    monkeypatch.setattr(type(backend("openvino")), "unavailable", lambda _: why)
+    text = atb("run", run.recipe, "--resume", "--threads", 1, cwd=run.cwd).refusal
+    assert f"the search measures openvino-CPU-f32-b1-l24-t1, which cannot run here: {why}" in text
+
+
+@pytest.mark.xfail(strict=True, reason="only a command's own module is watched for missing packages")
+def test_a_missing_package_is_told(try_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where only the engine world is installed."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert (
+        "needs the package torch, which is not installed: pip install 'atb-export[train]'"
+        in try_recipe("train").refusal
+    )
+
+
+def test_training_that_diverges_is_told(try_recipe: Any, tiny_teacher: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_teacher, folder)
+    model = BertModel.from_pretrained(tiny_teacher)
+    with torch.no_grad():
+        model.encoder.layer[1].intermediate.dense.weight[3, 5] = torch.nan
+    model.save_pretrained(folder)
+    text = try_recipe("train", teacher__model=str(folder)).refusal
+    assert "step 0: loss nan" in text
+    assert "Lower learning_rate" in text
+
+
+# --- a full disk ----------------------------------------------------------------------------------------------------
+
+
+def full(*_: Any, **__: Any) -> Any:
+    raise OSError(28, "No space left on device", "out/somewhere")
+
+
+@pytest.mark.parametrize("what", ["markers", "checkpoints", "weights", "record"])
+def test_a_full_disk_is_told_and_the_run_goes_on_later(tiny_run: Any, atb: Atb, tmp_path: Path, what: str) -> None:
+    run = tiny_run.copy(tmp_path)
+    for name in ("search", "winner"):
+        shutil.rmtree(run.stage(name))
+    before = {path: path.read_bytes() for path in run.stage("supernet").iterdir()}
+    with pytest.MonkeyPatch.context() as patch:
+        if what == "markers":
+            patch.setattr("atb_export.workspace.write_whole", full)
+        elif what == "checkpoints":
+            patch.setattr("supernet.training.save_training", full)
+        elif what == "weights":
+            patch.setattr("supernet.checkpoint.save_file", full)
+        else:
+            patch.setattr("search.record._write", full)
+        text = atb("run", run.recipe, "--resume", "--threads", 1, cwd=run.cwd).refusal
+    assert "No space left on device" in text
+    assert "space" in text.replace("No space left", "")
+    assert {path: path.read_bytes() for path in run.stage("supernet").iterdir()} == before
+    again = atb("run", run.recipe, "--resume", "--threads", 1, "--json", cwd=run.cwd)
+    assert again.code == 0, again.err
+    read_bundle(run.bundle)
+
+
+@pytest.mark.xfail(strict=True, reason="save_teacher and save_dense let SafetensorError pass")
+def test_a_full_disk_under_transformers_is_told(try_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors reports a failed write as its own error, which is no OSError."""
+    from safetensors import SafetensorError
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", fail)
+    assert "No space left on device" in try_recipe("train", teacher__epochs=0).refusal
+
+
+@pytest.mark.xfail(strict=True, reason="the empty new folder stays, and the next try is refused")
+def test_pick_leaves_nothing_where_it_failed(
+    tiny_run: Any, atb: Atb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atb_export.dense.save_dense", full)
+    out = tmp_path / "picked"
+    assert atb("pick", tiny_run.recipe, "--resume", "--threads", 1, "--out", out, cwd=tiny_run.cwd).refusal
+    assert not out.exists()
+
+
+def test_the_record_of_a_search_is_whole(tiny_run: Any) -> None:
+    """What the search stage kept reads back as evaluations of subnets of this space."""
+    lines = (tiny_run.stage("search") / "record.jsonl").read_text().splitlines()
+    assert len(lines) == 1 + len(tiny_run.result["candidates"])
+    read = [Candidate.from_json(json.loads(line)) for line in lines[1:]]
+    assert [x.subnet.to_json() for x in read] == [x["subnet"] for x in tiny_run.result["candidates"]]
+    assert all(x.is_measured for x in read)
