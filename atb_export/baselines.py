@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from atb_export.errors import AtbError
 from supernet.space import SubnetConfig
 
 DESCRIPTIONS = {
@@ -41,5 +42,5 @@ def baseline(name: str, whole: SubnetConfig) -> SubnetConfig:
             sources=spread(depth, whole.depth) if depth <= whole.depth else range(depth),
         )
     if not subnet.fits(whole):
-        raise ValueError(f"the baseline {name} ({subnet}) does not fit in the teacher {whole}; drop it from [compare]")
+        raise AtbError(f"the baseline {name} ({subnet}) does not fit in the teacher {whole}; drop it from [compare]")
     return subnet

@@ -64,6 +64,18 @@ def model_card(manifest: Manifest, *, task: str) -> str:
 
 def _numbers(numbers: Any) -> list[str]:
     found = []
+    if (measured := numbers.get("measured")) is not None:
+        target, of_teacher = measured["target"], measured["of_teacher"]
+        shape = target["shape"]
+        low, high = measured["latency_ci_ms"]
+        found += [
+            f"{measured['metric'].capitalize()}: {measured['accuracy']:.4f} ± {measured['accuracy_se']:.4f} on "
+            f"{measured['test_rows']:,} test rows, {of_teacher['accuracy']:.1%} of the teacher's",
+            f"Latency: p50 {measured['latency_ms']:.3f} ms (95 % interval {low:.3f} to {high:.3f}), "
+            f"{of_teacher['latency']:.2f} of the teacher's, at batch {shape['batch']}, length {shape['length']}, "
+            f"{target['threads']} thread(s), {target['backend']} in {target['effective_precision']} on "
+            f"{_plain(measured['cpu'])}",
+        ]
     if "parameters" in numbers:
         found.append(f"Parameters: {numbers['parameters']:,}")
     if "shape" in numbers:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from atb_export.errors import ExportError
@@ -62,8 +63,11 @@ def transformers_model(net: Supernet, labels: Sequence[str]) -> Any:
 
 def save_dense(model: DenseModel, folder: Path) -> None:
     """Writes config.json, model.safetensors and the tokenizer's files."""
-    transformers_model(model.net, model.labels).save_pretrained(folder)
-    model.tokenizer.save_pretrained(folder)
+    try:
+        transformers_model(model.net, model.labels).save_pretrained(folder)
+        model.tokenizer.save_pretrained(folder)
+    except SafetensorError as error:  # what safetensors makes of a full disk
+        raise ExportError(f"cannot write the model to {folder}: {error}. Free some space") from error
 
 
 def load_dense(folder: Path) -> DenseModel:
@@ -81,7 +85,7 @@ def load_dense(folder: Path) -> DenseModel:
                 folder, use_safetensors=True, output_loading_info=True, dtype=torch.float32
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
+        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
             raise ExportError(f"the model in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
         missing, net = list(info["missing_keys"]), model.net.eval()
     else:

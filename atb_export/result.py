@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from atb_export.baselines import DESCRIPTIONS, baseline
+from atb_export.card import model_card
 from atb_export.dense import DenseModel
 from atb_export.measuring import FINAL_PLAN, measure_together, sweep
 from atb_export.report import write_report
@@ -21,8 +23,9 @@ from atb_export.verify import engine_logits, probe_texts
 from atb_export.workspace import Stage, write_json
 from runtime.engine import Engine, backend
 from runtime.environment import environment
+from runtime.files import write_whole
 from runtime.latency import LatencyReport
-from runtime.manifest import read_bundle
+from runtime.manifest import read_bundle, write_manifest
 from runtime.target import Shape
 from search.statistics import band, paired, spearman
 from supernet.cost import parameters
@@ -47,6 +50,8 @@ class Contestant:
 def contestants(run: Run, *, compare: bool) -> list[Contestant]:
     """Teacher, winner and, where asked, the baselines, each distilled and packed."""
     whole = run.ordered.shape
+    # Before the search: a baseline that does not fit is a mistake of the recipe, and the search takes minutes.
+    by_hand = [(x, DESCRIPTIONS[x], baseline(x, whole), False) for x in run.recipe.compare.baselines if compare]
     found = [
         Contestant(
             name="teacher",
@@ -56,10 +61,8 @@ def contestants(run: Run, *, compare: bool) -> list[Contestant]:
             bundle=run.bundle_stage("teacher", run.teacher_dense(), run.supernet_stage, whole),
         )
     ]
-    students = [("winner", "the searched subnet, distilled further", run.winner, True)]
-    if compare:
-        students += [(x, DESCRIPTIONS[x], baseline(x, whole), False) for x in run.recipe.compare.baselines]
-    for name, description, subnet, inherits in students:
+    winner = ("winner", "the searched subnet, distilled further", run.winner, True)
+    for name, description, subnet, inherits in [winner, *by_hand]:
         stage = run.student_stage(name, subnet, inherits=inherits)
         model = run.dense(stage)
         found.append(
@@ -119,7 +122,7 @@ def _correct(logits: torch.Tensor, labels: torch.Tensor) -> list[int] | None:
 
 
 def finish(run: Run, *, compare: bool) -> dict[str, Any]:
-    """Runs what is left, writes `result.json`, `report.html` and `bundle/`, and returns the document."""
+    """Runs what is left, writes `bundle/`, `latency.json`, `result.json` and `report.html`; returns the document."""
     found = contestants(run, compare=compare)
     stage = measure_all(run, found)
     reports = {
@@ -189,7 +192,7 @@ def finish(run: Run, *, compare: bool) -> dict[str, Any]:
         "environment": environment(),
         "seconds": dict(run.workspace.seconds),
     }
-    publish(run, found[1], result)
+    publish(run, found[1], stage, result)
     return result
 
 
@@ -226,26 +229,34 @@ def search_numbers(searched: Mapping[str, Any], run: Run, *, teacher_flops: int)
     }
 
 
-def publish(run: Run, winner: Contestant, result: Mapping[str, Any]) -> None:
-    """The winner's bundle beside the report and the result, each whole or not at all."""
-    import shutil
-
+def publish(run: Run, winner: Contestant, benchmark: Stage, result: dict[str, Any]) -> None:
+    """The winner's bundle with its measured numbers, the raw samples, the result and the report; each whole or not."""
     folder = run.workspace.folder
     aside = folder / ".bundle-aside"
     shutil.rmtree(aside, ignore_errors=True)
-    # Hard links: the bundle's files are the stage's, never changed, and need no second copy on disk.
-    shutil.copytree(winner.bundle.folder / "bundle", aside, copy_function=_link)
+    shutil.copytree(winner.bundle.folder / "bundle", aside)
+    manifest = read_bundle(aside).manifest
+    measured = {key: result["winner"][key] for key in ("accuracy", "accuracy_se", "latency_ms", "latency_ci_ms")}
+    numbers = {
+        **manifest.numbers,
+        "measured": {
+            **measured,
+            "metric": result["task"]["metric"],
+            "test_rows": result["task"]["rows"]["test"],
+            "of_teacher": {
+                "accuracy": measured["accuracy"] / result["teacher"]["accuracy"],
+                "latency": result["winner"]["latency_of_teacher"],
+            },
+            "target": result["target"],
+            "cpu": result["environment"]["cpu"]["model"],
+        },
+    }
+    manifest = replace(manifest, numbers=numbers)
+    write_whole(aside / "README.md", model_card(manifest, task=run.task_name).encode())
+    written = write_manifest(aside, manifest)
+    result["winner"]["bundle_bytes"] = sum(entry.bytes for entry in written.files.values())
     shutil.rmtree(folder / "bundle", ignore_errors=True)
     aside.replace(folder / "bundle")
+    shutil.copyfile(benchmark.folder / "latency.json", folder / "latency.json")
     write_json(folder / "result.json", result)
     write_report(result, folder / "report.html")
-
-
-def _link(source: str, target: str) -> None:
-    import os
-    import shutil
-
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

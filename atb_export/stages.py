@@ -344,6 +344,11 @@ class Run:
 
         return self.workspace.stage(f"bundle-{name}", inputs, make)
 
+    @property
+    def task_name(self) -> str:
+        """The task in words, for the model card."""
+        return f"{self.recipe.task.kind} into {', '.join(self.teacher.labels[:6])}"
+
     def pack(self, name: str, model: DenseModel, folder: Path, *, subnet: SubnetConfig) -> Packed:
         """Exports, verifies and packs one model for all targets of the recipe."""
         parents = {"supernet": self.supernet_stage.folder / "supernet.safetensors"}
@@ -355,7 +360,7 @@ class Run:
             texts=probe_texts(self.texts("search_dev"), length=self.length, count=16),
             origin=Origin(
                 name=f"{self.recipe.name}-{name}",
-                task=f"{self.recipe.task.kind} of {' or '.join(self.teacher.labels[:6])}",
+                task=self.task_name,
                 max_length=self.length,
                 subnet=subnet.to_json(),
                 parents={key: sha256_of(path) for key, path in parents.items()},

@@ -57,6 +57,8 @@ def compare(model: str, stage: str, got: NDArray[Any], wanted: Logits, *, precis
     if precision not in TOLERANCES:
         raise VerificationError(f"{stage} computes in {precision}; tolerances exist for {', '.join(TOLERANCES)}")
     got = np.asarray(got, dtype=np.float64)
+    if got.shape != wanted.shape:
+        raise VerificationError(f"{stage} answers logits of {list(got.shape)}, the dense model {list(wanted.shape)}")
     scale = max(1.0, float(np.abs(wanted).max()))
     error = float(np.abs(got - wanted).max()) / scale
     same = got.argmax(-1) == wanted.argmax(-1)

@@ -55,7 +55,7 @@ class Workspace:
     @contextmanager
     def open(cls, folder: Path, *, resume: bool) -> Iterator[Workspace]:
         """Raises `WorkspaceError` where the folder holds a run and `resume` is not asked, or is in use."""
-        if not resume and (folder / "stages").exists():
+        if not resume and any(x.name != _STARTED for x in (folder / "stages").glob("*/*")):
             raise WorkspaceError(f"{folder} already holds a run. Continue it with --resume, or delete the folder")
         try:
             (folder / "stages").mkdir(parents=True, exist_ok=True)
@@ -77,6 +77,8 @@ class Workspace:
         if stage is None:
             if _marker(folder / _STARTED).get("fingerprint") != wanted:
                 shutil.rmtree(folder, ignore_errors=True)
+            for leftover in folder.glob(".*"):  # of a killed process: files and folders it wrote aside
+                shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink()
             write_json(folder / _STARTED, {"fingerprint": wanted})
             start = time.monotonic()
             result = make(folder)

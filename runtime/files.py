@@ -17,6 +17,7 @@ def appearing(folder: Path) -> Iterator[Path]:
     They move in the order of their names: what vouches for another file has a later name (`model.xml` after
     `model.bin`, `plan.json` after `model.plan`).
     """
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".aside-", dir=folder))
     try:
@@ -27,6 +28,8 @@ def appearing(folder: Path) -> Iterator[Path]:
             path.replace(folder / path.name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        if new and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def write_whole(path: Path, data: bytes) -> None:

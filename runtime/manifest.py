@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -157,7 +158,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     files = {path: FileEntry(sha256=sha256_of(folder / path), bytes=(folder / path).stat().st_size) for path in paths}
     complete = replace(manifest, files=files)
     _refuse(folder, problems + _unlisted_references(complete))
-    write_whole(folder / MANIFEST_FILE, (json.dumps(complete.to_json(), indent=2) + "\n").encode())
+    data = complete.to_json()
+    data["sha256"] = _own_hash(data)
+    write_whole(folder / MANIFEST_FILE, (json.dumps(data, indent=2) + "\n").encode())
     return complete
 
 
@@ -167,7 +170,9 @@ def read_bundle(folder: Path) -> Bundle:
     if path.is_symlink() or not path.is_file():
         raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST_FILE}")
     try:
-        manifest = Manifest.from_json(json.loads(path.read_bytes()))
+        data = json.loads(path.read_bytes())
+        manifest = Manifest.from_json(data)
+        own = data.pop("sha256")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(f"{path} is not a manifest: {error!r}") from error
     unsafe = [f"{name!r} leaves the bundle" for name in manifest.files if not _stays_inside(name)]
@@ -178,8 +183,16 @@ def read_bundle(folder: Path) -> Bundle:
     for name, entry in manifest.files.items():
         if name in there and (reason := _changed(folder / name, entry)) is not None:
             problems.append(f"{name} {reason}")
-    _refuse(folder, problems + _unlisted_references(manifest))
+    problems += _unlisted_references(manifest)
+    if own != _own_hash(data):
+        problems.append(f"{MANIFEST_FILE} has changed: its own SHA-256 is another")
+    _refuse(folder, problems)
     return Bundle(folder=folder, manifest=manifest)
+
+
+def _own_hash(data: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest's content without the hash itself; against accidents, not against forgers."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _walk(folder: Path) -> tuple[set[str], list[str]]:

@@ -64,7 +64,9 @@ def tokenize(tokenizer: Any, texts: Sequence[tuple[str, ...]], *, max_length: in
     """`texts` of one or two segments through a `transformers` tokenizer, cut to `max_length` longest-first."""
     pairs = bool(texts) and len(texts[0]) == 2
     segments = [[text[i] for text in texts] for i in range(2 if pairs else 1)]
-    encoded = tokenizer(*segments, truncation=True, max_length=max_length, return_attention_mask=False)
+    encoded = tokenizer(
+        *segments, truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=pairs
+    )
     return TokenizedTexts(
         input_ids=tuple(encoded["input_ids"]),
         token_type_ids=tuple(encoded["token_type_ids"]) if pairs else None,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification
 
@@ -74,11 +75,12 @@ def load_teacher(name: str, *, labels: Sequence[str], seed: int) -> Teacher:
             folder, config=config, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise TeacherError(f"the teacher at {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     finally:
         logger.setLevel(level)
-    if strange := [key for key in info["missing_keys"] if not key.startswith(("classifier.", "bert.pooler."))]:
+    fresh = () if _has_head(config) else ("classifier.", "bert.pooler.")
+    if strange := [key for key in info["missing_keys"] if not key.startswith(fresh)]:
         raise TeacherError(f"the checkpoint {name!r} lacks {len(strange)} weights of a BERT, such as {strange[0]}")
     if len(tokenizer) > config.vocab_size:
         raise TeacherError(
@@ -104,10 +106,14 @@ def _refuse_strange(name: str, config: Any) -> None:
             )
 
 
+def _has_head(config: Any) -> bool:
+    """Whether the checkpoint says that it is a trained classifier."""
+    return any("SequenceClassification" in x for x in config.architectures or ())
+
+
 def _label_order(name: str, config: Any, labels: Sequence[str]) -> tuple[str, ...]:
     """The task's labels, in the teacher's order where it has a trained head that names them."""
-    trained = any("SequenceClassification" in x for x in config.architectures or ())
-    if not trained:
+    if not _has_head(config):
         return tuple(labels)
     theirs = [str(config.id2label[i]) for i in sorted(config.id2label)]
     if len(theirs) != len(labels):
@@ -162,7 +168,7 @@ def save_teacher(teacher: Teacher, folder: Path) -> None:
     try:
         teacher.model.save_pretrained(folder)
         teacher.tokenizer.save_pretrained(folder)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise SupernetError(f"cannot write the teacher to {folder}: {error}") from error
 
 

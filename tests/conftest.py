@@ -11,30 +11,12 @@ from typing import Any
 
 import pytest
 
-GOOD = ["good", "great", "superb", "lovely", "brilliant", "charming", "fresh", "funny", "warm", "clever"]
-BAD = ["bad", "awful", "dull", "boring", "stale", "weak", "silly", "clumsy", "cold", "broken"]
-PLAIN = [
-    "the",
-    "a",
-    "this",
-    "that",
-    "film",
-    "plot",
-    "actor",
-    "scene",
-    "story",
-    "ending",
-    "is",
-    "was",
-    "and",
-    "with",
-    "of",
-    "very",
-    "quite",
-    "so",
-    "in",
-    "all",
-]
+GOOD = ("good", "great", "superb", "lovely", "brilliant", "charming", "fresh", "funny", "warm", "clever")
+BAD = ("bad", "awful", "dull", "boring", "stale", "weak", "silly", "clumsy", "cold", "broken")
+PLAIN = (
+    *("the", "a", "this", "that", "film", "plot", "actor", "scene", "story", "ending"),
+    *("is", "was", "and", "with", "of", "very", "quite", "so", "in", "all"),
+)
 
 
 def make_rows(count: int, seed: int) -> list[tuple[str, str]]:
@@ -55,8 +37,8 @@ def _tokenizer() -> Any:
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + list("0123456789.,!?")
-    words = special + letters + [f"##{c}" for c in letters] + PLAIN[2:] + GOOD + BAD
-    vocab = {word: i for i, word in enumerate(words)}
+    words = (*special, *letters, *(f"##{c}" for c in letters), *PLAIN, *GOOD, *BAD)
+    vocab = {word: i for i, word in enumerate(dict.fromkeys(words))}
     plain = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
     plain.normalizer = normalizers.BertNormalizer(lowercase=True)
     plain.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -106,7 +88,7 @@ def tiny_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_recipe(tiny_teacher: Path, tiny_csv: Path) -> Callable[..., str]:
-    """The text of a recipe whose output is `out`, below whatever directory it is run in; `changes` are by dotted key."""
+    """The text of a recipe whose output is `out`; `changes` are by `key` or `section__key`, and None drops one."""
 
     def build(**changes: Any) -> str:
         train = {"steps": 12, "batch_size": 16, "learning_rate": 1e-3, "checkpoint_every": 4}

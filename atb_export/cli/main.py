@@ -49,15 +49,7 @@ class LazyGroup(click.Group):
         """Imports the command's module."""
         if cmd_name not in COMMANDS:
             return None
-        try:
-            command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name]), f"{cmd_name}_command")
-        except ModuleNotFoundError as error:
-            if error.name is None or error.name.split(".")[0] in ("atb_export", "supernet", "search", "runtime"):
-                raise
-            raise click.ClickException(
-                f"`atb {cmd_name}` needs the package {error.name}, which is not installed: "
-                "pip install 'atb-export[train]'"
-            ) from error
+        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name]), f"{cmd_name}_command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -122,6 +114,15 @@ def run(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of stdout went away; pointing stdout elsewhere keeps Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package in ("", "atb_export", "supernet", "search", "runtime"):
+            raise
+        click.echo(
+            f"error: this command needs the package {package}, which is not installed: pip install 'atb-export[train]'",
+            err=True,
+        )
         return 1
     except Exception as error:
         if (reason := _unwritable(error)) is not None:

@@ -56,7 +56,6 @@ def test_every_kill_was_one_and_the_end_is_clean(killed: tuple[Path, list[dict[s
     assert [x.name for x in (cwd / "out").iterdir() if x.name.startswith(".")] == [".lock"]
 
 
-@pytest.mark.xfail(strict=True, reason="pack leaves the folder of a killed one beside its own")
 def test_nothing_half_written_stays(killed: tuple[Path, list[dict[str, Any]]]) -> None:
     stages = killed[0] / "out/stages"
     assert [x.relative_to(stages) for x in stages.rglob("*") if x.name.startswith(".") or "partial" in x.name] == []

@@ -99,10 +99,20 @@ def test_one_flipped_byte_is_noticed_and_named(tmp_path: Path, name: str) -> Non
     assert make.calls == 1
 
 
+def test_a_run_that_made_nothing_is_no_run_yet(tmp_path: Path) -> None:
+    def fail(folder: Path) -> dict[str, Any]:
+        raise ValueError("no such data")
+
+    with pytest.raises(ValueError, match="no such data"), Workspace.open(tmp_path, resume=False) as run:
+        run.stage("one", 1, fail)
+    with Workspace.open(tmp_path, resume=False) as run:
+        assert run.folder == tmp_path
+
+
 def test_a_run_is_continued_only_when_asked(tmp_path: Path) -> None:
-    with Workspace.open(tmp_path, resume=True):
-        pass
-    with pytest.raises(WorkspaceError, match="already holds a run. Continue it with --resume"):
+    with Workspace.open(tmp_path, resume=True) as run:
+        run.stage("one", 1, Maker())
+    with pytest.raises(WorkspaceError, match=r"already holds a run\. Continue it with --resume"):
         Workspace.open(tmp_path, resume=False).__enter__()
 
 

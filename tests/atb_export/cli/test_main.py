@@ -58,7 +58,7 @@ def test_a_disk_that_takes_nothing_more_is_told(number: int, monkeypatch: pytest
 
     monkeypatch.setattr(group, "main", fail)
     assert run([]) == 1
-    assert "error: the disk says no (some/file)" in capsys.readouterr().err
+    assert "error: the disk says no: some/file. " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])

@@ -63,7 +63,6 @@ def test_compare_adds_the_baselines_and_trains_nothing_again(tiny_run: Any, atb:
         assert line in answer.out
 
 
-@pytest.mark.xfail(strict=True, reason="a ValueError of baseline() passes as a traceback, after the run was done")
 def test_a_baseline_the_teacher_has_no_room_for_is_told(tiny_run: Any, atb: Atb, tmp_path: Path) -> None:
     run = tiny_run.copy(tmp_path)
     run.recipe.write_text(run.recipe.read_text().replace('"cut3"', '"tinybert4"'))
@@ -181,7 +180,6 @@ def test_a_head_that_does_not_match_the_task(try_recipe: Any, tiny_teacher: Path
         assert told in try_recipe("train", "--resume", teacher__model=str(folder)).refusal
 
 
-@pytest.mark.xfail(strict=True, reason="SafetensorError is none of the errors load_teacher catches")
 def test_a_corrupt_teacher(try_recipe: Any, tiny_teacher: Path, tmp_path: Path) -> None:
     folder = tmp_path / "torn"
     shutil.copytree(tiny_teacher, folder)
@@ -246,7 +244,6 @@ def test_a_missing_engine_package_is_told_before_the_search(
     assert f"the search measures openvino-CPU-f32-b1-l24-t1, which cannot run here: {why}" in text
 
 
-@pytest.mark.xfail(strict=True, reason="only a command's own module is watched for missing packages")
 def test_a_missing_package_is_told(try_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where only the engine world is installed."""
     monkeypatch.setitem(sys.modules, "torch", None)
@@ -292,14 +289,13 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(tiny_run: Any, atb: Atb, 
             patch.setattr("search.record._write", full)
         text = atb("run", run.recipe, "--resume", "--threads", 1, cwd=run.cwd).refusal
     assert "No space left on device" in text
-    assert "space" in text.replace("No space left", "")
+    assert "--resume" in text
     assert {path: path.read_bytes() for path in run.stage("supernet").iterdir()} == before
     again = atb("run", run.recipe, "--resume", "--threads", 1, "--json", cwd=run.cwd)
     assert again.code == 0, again.err
     read_bundle(run.bundle)
 
 
-@pytest.mark.xfail(strict=True, reason="save_teacher and save_dense let SafetensorError pass")
 def test_a_full_disk_under_transformers_is_told(try_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """safetensors reports a failed write as its own error, which is no OSError."""
     from safetensors import SafetensorError
@@ -311,7 +307,6 @@ def test_a_full_disk_under_transformers_is_told(try_recipe: Any, monkeypatch: py
     assert "No space left on device" in try_recipe("train", teacher__epochs=0).refusal
 
 
-@pytest.mark.xfail(strict=True, reason="the empty new folder stays, and the next try is refused")
 def test_pick_leaves_nothing_where_it_failed(
     tiny_run: Any, atb: Atb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
