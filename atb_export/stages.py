@@ -6,33 +6,22 @@ A stage's inputs are named by fingerprints, so that `Workspace.stage` can tell w
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from atb_export.dense import DenseModel
 from atb_export.errors import AtbError
-from atb_export.measuring import FINAL_PLAN, SEARCH_PLAN, Accuracy, Latency, measure_together, normalised, open_engine
 from atb_export.packing import Origin, Packed, pack
 from atb_export.recipe import Recipe
 from atb_export.recipe_sections import Distill
+from atb_export.searching import SearchJob
 from atb_export.task import TaskData, label_tensor, lessons, load_task, token_ids
 from atb_export.ui import Ui
 from atb_export.verify import compare, probe_texts, reference_logits, refuse
-from atb_export.workspace import Stage, Workspace, write_json
-from runtime.engine import Engine, backend
-from runtime.errors import BackendUnavailable
+from atb_export.workspace import Stage, Workspace
 from runtime.onnx_file import sha256_of
-from search.candidate import Candidate
-from search.evolution import evolve
-from search.front import front, pick
-from search.plan import SearchPlan
-from search.record import Record
 from supernet.batches import BatchOrder, TokenizedTexts
 from supernet.checkpoint import load_supernet, save_supernet
 from supernet.cost import flops, parameters
@@ -188,86 +177,18 @@ class Run:
         inputs = [self.supernet_stage.fingerprint, self.recipe.fingerprint("search", "constraint", "target")]
         return self.workspace.stage("search", inputs, lambda folder: self._make_search(folder, str(inputs)))
 
-    @contextmanager
-    def reference_engine(self) -> Iterator[Engine]:
-        """The teacher compiled for the measured target."""
-        target = self.recipe.targets[0].build()
-        if (reason := backend(target.backend).can_run()) is not None:
-            raise BackendUnavailable(f"the search measures {target.label}, which cannot run here: {reason}")
-        with open_engine(self.ordered, target, pairs=self.data.pairs) as engine:
-            yield engine
-
     def _make_search(self, folder: Path, context: str) -> dict[str, Any]:
-        part, limit = self.recipe.search, self.recipe.constraint
-        dev = self.texts("search_dev")
-        with self.reference_engine() as reference:
-            teacher_ms = _teacher_ms(folder, reference, dev)
-            constraint_ms = limit.max_ms if limit.max_ms is not None else (limit.of_teacher or 1.0) * teacher_ms
-            self.ui.say(
-                f"search: teacher {teacher_ms:.3f} ms in {reference.effective_precision} on {reference.target.label}; "
-                f"constraint {constraint_ms:.3f} ms"
-            )
-            latency = Latency(self.supernet, reference, teacher_ms, texts=dev, plan=SEARCH_PLAN)
-            record = Record.open(
-                folder / "record.jsonl",
-                space=self.space,
-                constraint_ms=constraint_ms,
-                seed=self.recipe.seed,
-                context=context,
-            )
-            with self.ui.progress("search") as progress:
-                found = evolve(
-                    self.space,
-                    accuracy=Accuracy(self.supernet, dev, self.labels("search_dev")),
-                    latency=latency,
-                    flops=self.flops,
-                    constraint_ms=constraint_ms,
-                    plan=SearchPlan(engines=part.engines, population=part.population, mutation_rate=part.mutation_rate),
-                    rng=Random(self.recipe.seed),
-                    record=record,
-                    progress=progress,
-                )
-            confirmed = self._confirm(found.front, reference, teacher_ms, dev)
-        fitting = [x for x in confirmed if x.latency_ci_ms is not None and x.latency_ci_ms[1] <= constraint_ms]
-        winner = pick(fitting or confirmed, constraint_ms)
-        again = {x.subnet: x for x in confirmed}
-        candidates = [again.get(x.subnet, x) for x in found.candidates]
-        kept = {x.subnet for x in front(confirmed)}
-        return {
-            "teacher_ms": teacher_ms,
-            "constraint_ms": constraint_ms,
-            "effective_precision": reference.effective_precision,
-            "winner": winner.to_json(),
-            "candidates": [{**x.to_json(), "front": x.subnet in kept} for x in candidates],
-            "stopped": found.stopped,
-        }
-
-    def _confirm(
-        self, found: tuple[Candidate, ...], reference: Engine, teacher_ms: float, texts: TokenizedTexts
-    ) -> list[Candidate]:
-        """The front measured once more, all in one interleaved run, with more windows."""
-        self.ui.say(f"search: measuring the {len(found)} subnets of the front once more, side by side")
-        probes = probe_texts(texts, length=reference.target.shape.length, count=8)
-        engines = {"reference": reference}
-        try:
-            for x in found:
-                engines[x.subnet.key] = open_engine(
-                    self.supernet, reference.target, subnet=x.subnet, pairs=self.data.pairs
-                )
-            reports = measure_together(engines, probes, reference="reference", plan=FINAL_PLAN)
-        finally:
-            for name, engine in engines.items():
-                if name != "reference":
-                    engine.close()
-        confirmed = []
-        for x in found:
-            timed = normalised(reports[x.subnet.key], teacher_ms)
-            confirmed.append(
-                Candidate(
-                    subnet=x.subnet, accuracy=x.accuracy, latency_ms=timed.ms, latency_ci_ms=timed.ci_ms, flops=x.flops
-                )
-            )
-        return confirmed
+        job = SearchJob(
+            recipe=self.recipe,
+            space=self.space,
+            teacher=self.ordered,
+            supernet=self.supernet,
+            texts=self.texts("search_dev"),
+            labels=self.labels("search_dev"),
+            flops=self.flops,
+            ui=self.ui,
+        )
+        return job.run(folder, context)
 
     def flops(self, subnet: SubnetConfig) -> int:
         """Operations of one inference at the measured target's shape."""
@@ -386,14 +307,3 @@ def _refuse_misfit(space: SearchSpace, shape: SubnetConfig) -> None:
             f"{shape.hidden_size}, {whole.heads} heads of {whole.head_size}, feed-forward {whole.ffn_size}. "
             "Lower hidden_sizes, heads, head_sizes or ffn_sizes in [space]"
         )
-
-
-def _teacher_ms(folder: Path, reference: Engine, texts: TokenizedTexts) -> float:
-    """The teacher's p50, measured once per search: a resumed search must not get another constraint."""
-    path = folder / "reference.json"
-    if path.is_file():
-        return float(json.loads(path.read_text())["p50_ms"])
-    probes = probe_texts(texts, length=reference.target.shape.length, count=8)
-    report = measure_together({"reference": reference}, probes, reference="reference", plan=FINAL_PLAN)["reference"]
-    write_json(path, {"p50_ms": report.p50_ms, "report": report.to_json()})
-    return report.p50_ms

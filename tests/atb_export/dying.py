@@ -20,6 +20,7 @@ import torch
 import atb_export.measuring
 import atb_export.packing
 import atb_export.result
+import atb_export.searching
 import atb_export.stages
 import search.record
 import supernet.checkpoint
@@ -62,7 +63,7 @@ def made_up_latencies() -> None:
             for name, engine in engines.items()
         }
 
-    atb_export.measuring.open_engine = atb_export.stages.open_engine = open_engine
+    atb_export.measuring.open_engine = atb_export.searching.open_engine = open_engine
     atb_export.measuring.measure = measure
     # The teacher's few steps need checkpoints too.
     atb_export.stages.TrainPlan = functools.partial(supernet.training.TrainPlan, checkpoint_every=40)
