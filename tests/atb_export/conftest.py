@@ -102,7 +102,7 @@ def single_thread() -> Iterator[None]:
 def short_plans() -> Iterator[None]:
     """Real measurements, but few: what is tested is what becomes of them."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in (("stages", "FINAL_PLAN"), ("stages", "SEARCH_PLAN"), ("result", "FINAL_PLAN")):
+        for module, name in (("searching", "FINAL_PLAN"), ("searching", "SEARCH_PLAN"), ("result", "FINAL_PLAN")):
             patch.setattr(f"atb_export.{module}.{name}", SHORT_PLAN)
         patch.setattr("atb_export.measuring.sweep.__kwdefaults__", {"plan": SHORT_PLAN})
         yield

@@ -47,4 +47,4 @@ def test_weights_outside_the_file_are_refused(tiny: Any, target_for: Any, tmp_pa
     assert (tmp_path / "m.data").is_file()
     with pytest.raises(CompileError, match="cannot open"):
         BACKEND.compile(path, target_for("onnxruntime"), tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
