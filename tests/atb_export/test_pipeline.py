@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -136,3 +137,44 @@ def test_a_changed_recipe_runs_again_what_it_changes(tiny_run: Any, atb: Atb, tm
     assert answer.code == 0, answer.err
     after = {path.parent.name: path.stat().st_mtime_ns for path in run.folder.glob("stages/*/done.json")}
     assert {name for name in after if after[name] != before[name]} == {"winner", "bundle-winner", "benchmark"}
+
+
+def test_a_regression_of_two_texts_goes_the_whole_way(
+    atb: Atb, tiny_recipe: Callable[..., str], tmp_path: Path
+) -> None:
+    """Numbers instead of classes and pairs instead of single texts, hard labels included, by the same command."""
+    rng = Random(5)
+    good, plain = ("good", "great", "lovely"), ("film", "plot", "scene", "story", "ending", "actor", "this", "that")
+    rows = {}
+    while len(rows) < 300:
+        texts = tuple(" ".join(rng.choices(good if rng.random() < 0.5 else plain, k=5)) for _ in range(2))
+        rows[texts] = sum(word in good for text in texts for word in text.split()) / 10
+    lines = ["first\tsecond\tvalue", *(f"{a}\t{b}\t{value}" for (a, b), value in rows.items())]
+    (tmp_path / "pairs.tsv").write_text("\n".join(lines) + "\n")
+    recipe = tmp_path / "pairs.toml"
+    recipe.write_text(
+        tiny_recipe(
+            task__path="pairs.tsv",
+            task__kind="regression",
+            task__text=["first", "second"],
+            task__label="value",
+            supernet__loss={"soft_label": 1.0},
+            distill__loss={"hard_label": 1.0},
+        )
+        .replace('{"soft_label": 1.0}', "{ soft_label = 1.0 }")
+        .replace('{"hard_label": 1.0}', "{ hard_label = 1.0 }")
+    )
+    answer = atb("compare", recipe, "--threads", 1, "--json", cwd=tmp_path)
+    assert answer.code == 0, answer.err
+    result = answer.document
+    assert result["task"]["metric"] == "pearson"
+    assert result["paired"] == []
+    assert result["teacher"]["accuracy"] > 0.5
+    bundle = tmp_path / "out" / "bundle"
+    verified = atb("verify", bundle, "--json", cwd=tmp_path)
+    assert verified.code == 0, verified.err
+    with Classifier.from_bundle(bundle) as classify:
+        high, low = classify([("good great", "lovely good"), ("film plot", "story ending")])
+    assert [x["label"] for x in high] == ["score"]
+    assert high[0]["score"] != low[0]["score"]
+    assert "Pearson" in (tmp_path / "out" / "bundle" / "README.md").read_text()
