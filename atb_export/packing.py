@@ -22,6 +22,10 @@ from runtime.manifest import EngineEntry, Manifest, ModelFacts, write_manifest
 from runtime.target import EngineTarget, Shape
 from supernet.batches import TokenizedTexts
 
+# Backends whose artifact serves every shape, precision and thread count, and the folder of the bundle it is in: the
+# weights are stored once for all of a bundle's targets. ONNX Runtime's is the bundle's own model.onnx.
+SHARED_ARTIFACTS = {"onnxruntime": "", "openvino": "openvino"}
+
 Say = Callable[[str], None]
 
 
@@ -150,7 +154,7 @@ def build_engine(
 ) -> tuple[EngineEntry, list[Parity]]:
     """Compiles one target into `folder`, loads it back and compares; engines that cannot run here are skipped."""
     maker = backend(target.backend)
-    out = folder if target.backend == "onnxruntime" else folder / target.label
+    out = folder / SHARED_ARTIFACTS.get(target.backend, target.label)
     artifact = maker.compile(onnx, target, out)
     entry = EngineEntry(
         target=target, artifact=artifact.relative_to(folder).as_posix(), effective_precision=target.precision

@@ -128,7 +128,7 @@ class Run:
     @cached_property
     def supernet_stage(self) -> Stage:
         """`ordered.safetensors`, the teacher with its dims in order of importance, and the trained `supernet`."""
-        inputs = [self.teacher_stage.fingerprint, self.recipe.fingerprint("space", "supernet", "transfer", "target")]
+        inputs = [self.teacher_stage.fingerprint, self.recipe.fingerprint("space", "supernet", "transfer"), self.length]
         return self.workspace.stage("supernet", inputs, lambda folder: self._make_supernet(folder, str(inputs)))
 
     def _make_supernet(self, folder: Path, inputs: str) -> dict[str, Any]:
@@ -174,7 +174,8 @@ class Run:
     @cached_property
     def search_stage(self) -> Stage:
         """Candidates, their front measured once more in one run, and the winner."""
-        inputs = [self.supernet_stage.fingerprint, self.recipe.fingerprint("search", "constraint", "target")]
+        measured = self.recipe.targets[0].build().to_json()
+        inputs = [self.supernet_stage.fingerprint, self.recipe.fingerprint("search", "constraint"), measured]
         return self.workspace.stage("search", inputs, lambda folder: self._make_search(folder, str(inputs)))
 
     def _make_search(self, folder: Path, context: str) -> dict[str, Any]:

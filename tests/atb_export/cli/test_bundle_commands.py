@@ -68,7 +68,7 @@ def test_verify_finds_a_good_bundle_good(exported: tuple[Path, Any], atb: Atb) -
 
 
 @pytest.mark.parametrize(
-    "name", ["model.onnx", "model.safetensors", "tokenizer.json", "README.md", f"{LABEL}/model.bin"]
+    "name", ["model.onnx", "model.safetensors", "tokenizer.json", "README.md", "openvino/model.bin"]
 )
 @pytest.mark.parametrize("command", ["verify", "bench"])
 def test_a_flipped_byte_is_told_by_the_files_name(
