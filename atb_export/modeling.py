@@ -1,4 +1,5 @@
-"""The dense models stock BERT cannot express, as a `transformers` model: per-layer heads, head sizes and widths.
+"""The dense models stock BERT cannot express, as a `transformers` model: per-layer heads, head sizes and widths,
+and stacked feed-forward cells.
 
 `AutoModelForSequenceClassification.from_pretrained` finds it once `atb_export` is imported.
 """

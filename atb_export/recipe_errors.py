@@ -60,19 +60,35 @@ class Section(BaseModel):
             found += [_again(details) for details in error.errors(include_url=False)]
         if isinstance(data, Mapping):
             for key, problem in cls.rules(data):
-                kind = PydanticCustomError(_RULE, "{problem}", {"problem": problem})
                 loc = (key,) if key else ()
-                found.append({"type": kind, "loc": loc, "input": data.get(key, _MISSING)})
+                found.append({"type": broken_rule(problem), "loc": loc, "input": data.get(key, _MISSING)})
         if found:
             raise ValidationError.from_exception_data(cls.__name__, found)
         return model
+
+
+def broken_rule(problem: str) -> PydanticCustomError:
+    """What a validator of one value raises; the problem is told as it is."""
+    return PydanticCustomError(_RULE, "{problem}", {"problem": problem})
+
+
+def mistake(key: str, value: object, problem: str) -> Mistake:
+    """A mistake that shows only when the recipe is used, such as a size that the teacher does not have."""
+    return Mistake(key=key, value=_toml(value), problem=problem)
+
+
+def repeated(items: object) -> list[Any]:
+    """What a list holds more than once; a stranger's list may hold anything."""
+    if not isinstance(items, list) or len(items) > 64:
+        return []
+    return [item for i, item in enumerate(items) if item in items[:i]]
 
 
 def _again(details: Any) -> InitErrorDetails:
     """The details of an error in the form it can be raised in again."""
     kind: Any = details["type"]
     if kind == _RULE:
-        kind = PydanticCustomError(_RULE, "{problem}", details["ctx"])
+        kind = broken_rule(details["ctx"]["problem"])
     return {"type": kind, "loc": details["loc"], "input": details["input"], "ctx": details.get("ctx", {})}
 
 

@@ -38,6 +38,15 @@ class TokenizedTexts:
     def _types(self) -> tuple[list[int], ...]:
         return self.token_type_ids or tuple([0] * len(ids) for ids in self.input_ids)
 
+    def take(self, rows: Sequence[int]) -> TokenizedTexts:
+        """These rows only, in this order."""
+        types = self.token_type_ids
+        return TokenizedTexts(
+            input_ids=tuple(self.input_ids[i] for i in rows),
+            token_type_ids=None if types is None else tuple(types[i] for i in rows),
+            pad_token_id=self.pad_token_id,
+        )
+
     def batch(self, rows: Sequence[int], *, length: int | None = None) -> dict[str, Tensor]:
         """int64 [rows, length] `input_ids`, `attention_mask` (and `token_type_ids`), padded to the longest."""
         width = length or max(len(self.input_ids[i]) for i in rows)

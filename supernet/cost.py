@@ -13,7 +13,8 @@ def parameters(subnet: SubnetConfig, facts: ModelFacts) -> int:
     total = rows * n + 2 * n
     for layer in subnet.layers:
         q, f = layer.qkv_size, layer.ffn_size
-        total += 3 * (n * q + q) + (q * n + n) + (n * f + f) + (f * n + n) + 4 * n
+        total += 3 * (n * q + q) + (q * n + n) + 2 * n
+        total += layer.ffn_stack * ((n * f + f) + (f * n + n) + 2 * n)
     return total + (n * n + n) + (n * facts.num_labels + facts.num_labels)
 
 
@@ -31,6 +32,6 @@ def flops(subnet: SubnetConfig, *, length: int, batch: int = 1, num_labels: int 
         rows, width = (1, layer.heads * n) if last else (length, q)
         total += 2 * rows * n * q * 4  # queries, keys, values (or what stands for them), the product back
         total += 2 * rows * length * width * 2  # scores and their weighted sum
-        total += 2 * rows * n * f * 2  # feed-forward
+        total += 2 * rows * n * f * 2 * layer.ffn_stack  # feed-forward cells
     total += 2 * n * n + 2 * n * num_labels
     return batch * total

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from supernet.losses import hard_label
 from supernet.model import Supernet, SupernetLayer
@@ -20,8 +20,8 @@ from supernet.model import Supernet, SupernetLayer
 
 @dataclass(frozen=True, kw_only=True)
 class Importance:
-    """Scores, larger is more important: `hidden` [N] and, per layer, `heads` [H], `neurons` [F] and the dims within
-    each head of query and key (`score_dims` [H, D]) and of value (`value_dims` [H, D])."""
+    """Scores, larger is more important: `hidden` [N] and, per layer, `heads` [H], `neurons` [cells, F] and the dims
+    within each head of query and key (`score_dims` [H, D]) and of value (`value_dims` [H, D])."""
 
     hidden: Tensor
     heads: tuple[Tensor, ...]
@@ -48,13 +48,19 @@ def _layer_scores(layer: SupernetLayer) -> _LayerScores:
     heads, size = layer.whole.heads, layer.whole.head_size
     back = _taylor(layer.attention_output.weight).sum(0).view(heads, size)
     query = _taylor(layer.query.weight).sum(1) + _taylor(layer.query.bias)
-    neurons = _taylor(layer.output.weight).sum(0).abs()
+    neurons = torch.stack([_taylor(cell.output.weight).sum(0).abs() for cell in layer.stack])
     # The value path carries the whole head's contribution, so it also ranks the heads.
     return _LayerScores(back.sum(1).abs(), neurons, query.view(heads, size).abs(), back.abs())
 
 
 def _sum(a: _LayerScores, b: _LayerScores) -> _LayerScores:
     return _LayerScores(*(x + y for x, y in zip(a, b, strict=True)))
+
+
+def _norms(model: Supernet) -> list[nn.LayerNorm]:
+    """All that hold the hidden dims."""
+    inner = ((layer.attention_norm, *(cell.output_norm for cell in layer.stack)) for layer in model.encoder)
+    return [model.embedding_norm, *(norm for norms in inner for norm in norms)]
 
 
 def measure_importance(model: Supernet, batches: Iterable[tuple[dict[str, Tensor], Tensor]]) -> Importance:
@@ -64,9 +70,7 @@ def measure_importance(model: Supernet, batches: Iterable[tuple[dict[str, Tensor
     model.requires_grad_(True)
     hidden = torch.zeros(model.shape.hidden_size)
     layers: list[_LayerScores] = []
-    norms = [model.embedding_norm]
-    for layer in model.encoder:
-        norms += [layer.attention_norm, layer.output_norm]
+    norms = _norms(model)
     for inputs, labels in batches:
         model.zero_grad(set_to_none=True)
         torch.autograd.backward(hard_label(model(**inputs).logits.float(), labels))
@@ -105,25 +109,22 @@ def reorder(model: Supernet, importance: Importance) -> None:
     n = _descending(importance.hidden)
     for table in (model.word_embeddings, model.position_embeddings, model.token_type_embeddings):
         table.weight.copy_(table.weight[:, n])
-    for norm in (
-        model.embedding_norm,
-        *(x for layer in model.encoder for x in (layer.attention_norm, layer.output_norm)),
-    ):
+    for norm in _norms(model):
         norm.weight.copy_(norm.weight[n])
         norm.bias.copy_(norm.bias[n])
     for i, layer in enumerate(model.encoder):
         heads = _descending(importance.heads[i])
         scored = _head_rows(heads, _descending(importance.score_dims[i]))
         valued = _head_rows(heads, _descending(importance.value_dims[i]))
-        neurons = _descending(importance.neurons[i])
-        for module, rows, columns in (
+        pieces = [
             (layer.query, scored, n),
             (layer.key, scored, n),
             (layer.value, valued, n),
             (layer.attention_output, n, valued),
-            (layer.intermediate, neurons, n),
-            (layer.output, n, neurons),
-        ):
+        ]
+        for cell, neurons in zip(layer.stack, _descending(importance.neurons[i]), strict=True):
+            pieces += [(cell.intermediate, neurons, n), (cell.output, n, neurons)]
+        for module, rows, columns in pieces:
             module.weight.copy_(module.weight[rows][:, columns])
             module.bias.copy_(module.bias[rows])
     model.pooler.weight.copy_(model.pooler.weight[n][:, n])

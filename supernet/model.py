@@ -2,7 +2,8 @@
 
 A dense model is the same class whose largest subnet is the only one in use (`Supernet.slice`), so that the
 architecture is written once. Conventions of the cut: first hidden dims, first whole heads, first dims of every
-head, first neurons; LayerNorm runs over the active dims; scores are scaled by 1/sqrt(the subnet's head size).
+head, first cells of a layer's stack, first neurons; LayerNorm runs over the active dims; scores are scaled by
+1/sqrt(the subnet's head size).
 
 Shapes in the comments: B batch, S sequence, N hidden size, H heads, D head size.
 """
@@ -34,17 +35,23 @@ class SupernetOutput:
     attention_scores: tuple[Tensor, ...] = ()
 
 
+class CellWeights(NamedTuple):
+    """The tensors of one feed-forward cell, cut for one subnet; matrices are [out, in] as in `nn.Linear`."""
+
+    intermediate: tuple[Tensor, Tensor]
+    output: tuple[Tensor, Tensor]
+    output_norm: tuple[Tensor, Tensor]
+
+
 class LayerWeights(NamedTuple):
-    """The tensors of one layer, cut for one subnet; matrices are [out, in] as in `nn.Linear`."""
+    """The tensors of one layer, cut for one subnet; `cells` are those it keeps, in their order."""
 
     query: tuple[Tensor, Tensor]
     key: tuple[Tensor, Tensor]
     value: tuple[Tensor, Tensor]
     attention_output: tuple[Tensor, Tensor]
     attention_norm: tuple[Tensor, Tensor]
-    intermediate: tuple[Tensor, Tensor]
-    output: tuple[Tensor, Tensor]
-    output_norm: tuple[Tensor, Tensor]
+    cells: tuple[CellWeights, ...]
 
 
 class EmbeddingWeights(NamedTuple):
@@ -67,8 +74,30 @@ def _cut(module: nn.Linear, rows: int, columns: int) -> tuple[Tensor, Tensor]:
     return module.weight[:rows, :columns], module.bias[:rows]
 
 
+def _cut_norm(module: nn.LayerNorm, n: int) -> tuple[Tensor, Tensor]:
+    return module.weight[:n], module.bias[:n]
+
+
+class FeedForward(nn.Module):
+    """One feed-forward cell with its largest sizes; LayerNorm comes after the residual."""
+
+    def __init__(self, hidden_size: int, ffn_size: int, eps: float) -> None:
+        super().__init__()
+        self.intermediate = nn.Linear(hidden_size, ffn_size)
+        self.output = nn.Linear(ffn_size, hidden_size)
+        self.output_norm = nn.LayerNorm(hidden_size, eps=eps)
+
+    def weights(self, n: int, ffn_size: int) -> CellWeights:
+        """The cell's tensors for hidden size `n` and its first neurons: views."""
+        return CellWeights(
+            intermediate=_cut(self.intermediate, ffn_size, n),
+            output=_cut(self.output, n, ffn_size),
+            output_norm=_cut_norm(self.output_norm, n),
+        )
+
+
 class SupernetLayer(nn.Module):
-    """One post-LayerNorm Transformer layer with its largest sizes."""
+    """One post-LayerNorm Transformer layer with its largest sizes: attention, then a stack of feed-forward cells."""
 
     def __init__(self, hidden_size: int, whole: LayerConfig, eps: float) -> None:
         super().__init__()
@@ -79,9 +108,12 @@ class SupernetLayer(nn.Module):
         self.value = nn.Linear(hidden_size, whole.qkv_size)
         self.attention_output = nn.Linear(whole.qkv_size, hidden_size)
         self.attention_norm = nn.LayerNorm(hidden_size, eps=eps)
-        self.intermediate = nn.Linear(hidden_size, whole.ffn_size)
-        self.output = nn.Linear(whole.ffn_size, hidden_size)
-        self.output_norm = nn.LayerNorm(hidden_size, eps=eps)
+        self.cells = nn.ModuleList(FeedForward(hidden_size, whole.ffn_size, eps) for _ in range(whole.ffn_stack))
+
+    @property
+    def stack(self) -> tuple[FeedForward, ...]:
+        """The feed-forward cells, typed."""
+        return tuple(cast(FeedForward, cell) for cell in self.cells)
 
     def _cut_heads(self, module: nn.Linear, n: int, cut: LayerConfig) -> tuple[Tensor, Tensor]:
         heads, size = self.whole.heads, self.whole.head_size
@@ -98,10 +130,8 @@ class SupernetLayer(nn.Module):
             key=self._cut_heads(self.key, n, cut),
             value=self._cut_heads(self.value, n, cut),
             attention_output=(back, self.attention_output.bias[:n]),
-            attention_norm=(self.attention_norm.weight[:n], self.attention_norm.bias[:n]),
-            intermediate=_cut(self.intermediate, cut.ffn_size, n),
-            output=_cut(self.output, n, cut.ffn_size),
-            output_norm=(self.output_norm.weight[:n], self.output_norm.bias[:n]),
+            attention_norm=_cut_norm(self.attention_norm, n),
+            cells=tuple(cell.weights(n, cut.ffn_size) for cell in self.stack[: cut.ffn_stack]),
         )
 
     def forward(
@@ -125,9 +155,11 @@ class SupernetLayer(nn.Module):
         context = context.transpose(1, 2).flatten(2)
         hidden = hidden + functional.linear(context, *w.attention_output)
         hidden = functional.layer_norm(hidden, (n,), *w.attention_norm, eps=self.eps)
-        grown = functional.gelu(functional.linear(hidden, *w.intermediate))
-        hidden = hidden + functional.linear(grown, *w.output)
-        return functional.layer_norm(hidden, (n,), *w.output_norm, eps=self.eps), scores
+        for cell in w.cells:
+            grown = functional.gelu(functional.linear(hidden, *cell.intermediate))
+            hidden = hidden + functional.linear(grown, *cell.output)
+            hidden = functional.layer_norm(hidden, (n,), *cell.output_norm, eps=self.eps)
+        return hidden, scores
 
 
 class Supernet(nn.Module):
@@ -164,7 +196,7 @@ class Supernet(nn.Module):
             word=self.word_embeddings.weight[:, :n],
             position=self.position_embeddings.weight[:, :n],
             token_type=self.token_type_embeddings.weight[:, :n],
-            norm=(self.embedding_norm.weight[:n], self.embedding_norm.bias[:n]),
+            norm=_cut_norm(self.embedding_norm, n),
         )
 
     def head_weights(self, n: int) -> HeadWeights:
@@ -239,8 +271,11 @@ class Supernet(nn.Module):
             (dense.classifier, head.classifier),
         ]
         for layer, cut in zip(dense.encoder, subnet.layers, strict=True):
-            weights = self.encoder[cut.source].weights(n, cut)
-            pairs += [(getattr(layer, name), pair) for name, pair in weights._asdict().items()]
+            weights = self.encoder[cut.source].weights(n, cut)._asdict()
+            cells: tuple[CellWeights, ...] = weights.pop("cells")
+            pairs += [(getattr(layer, name), pair) for name, pair in weights.items()]
+            for cell, tensors in zip(layer.stack, cells, strict=True):
+                pairs += [(getattr(cell, name), pair) for name, pair in tensors._asdict().items()]
         for module, (weight, bias) in pairs:
             module.weight.copy_(weight)
             module.bias.copy_(bias)

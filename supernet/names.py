@@ -16,14 +16,17 @@ _LAYER_TABLE: tuple[tuple[str, str], ...] = (
     ("value.", "attention.self.value."),
     ("attention_output.", "attention.output.dense."),
     ("attention_norm.", "attention.output.LayerNorm."),
-    ("intermediate.", "intermediate.dense."),
-    ("output.", "output.dense."),
-    ("output_norm.", "output.LayerNorm."),
+    ("cells.0.intermediate.", "intermediate.dense."),
+    ("cells.0.output.", "output.dense."),
+    ("cells.0.output_norm.", "output.LayerNorm."),
 )
 
 
 def stock_name(name: str) -> str:
-    """`layers.0.query.weight` -> `bert.encoder.layer.0.attention.self.query.weight`; `KeyError` if unknown."""
+    """`layers.0.query.weight` -> `bert.encoder.layer.0.attention.self.query.weight`; `KeyError` if unknown.
+
+    Stock BERT has one feed-forward cell a layer, so no name for those stacked on the first.
+    """
     prefix, table, rest = "", _TABLE, name
     if name.startswith("layers."):
         _, index, rest = (*name.split(".", 2), "", "")[:3]

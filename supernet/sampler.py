@@ -14,7 +14,6 @@ def sandwich(space: SearchSpace, *, random_subnets: int, rng: Random) -> list[Su
     """
     chosen = []
     for extreme in (space.largest(), space.smallest()):
-        sets = [kept for kept in space.layer_sets if len(kept) == extreme.depth]
         first = extreme.layers[0]
         chosen.append(
             SubnetConfig.uniform(
@@ -23,7 +22,8 @@ def sandwich(space: SearchSpace, *, random_subnets: int, rng: Random) -> list[Su
                 heads=first.heads,
                 head_size=first.head_size,
                 ffn_size=first.ffn_size,
-                sources=rng.choice(sets),
+                ffn_stack=first.ffn_stack,
+                sources=rng.choice(space.layer_sets_of(extreme.depth)),
             )
         )
     return chosen + [space.sample(rng) for _ in range(random_subnets)]

@@ -172,15 +172,19 @@ def save_teacher(teacher: Teacher, folder: Path) -> None:
         raise SupernetError(f"cannot write the teacher to {folder}: {error}") from error
 
 
-def supernet_from_bert(model: Any) -> Supernet:
-    """A supernet whose largest subnet computes what this BertForSequenceClassification computes (law 1)."""
-    config = model.config
-    shape = SubnetConfig.uniform(
+def shape_of(config: Any) -> SubnetConfig:
+    """The shape of a BERT by its `transformers` configuration: one feed-forward cell a layer."""
+    return SubnetConfig.uniform(
         hidden_size=config.hidden_size,
         depth=config.num_hidden_layers,
         heads=config.num_attention_heads,
         ffn_size=config.intermediate_size,
     )
+
+
+def supernet_from_bert(model: Any) -> Supernet:
+    """A supernet whose largest subnet computes what this BertForSequenceClassification computes (law 1)."""
+    config = model.config
     facts = ModelFacts(
         vocab_size=config.vocab_size,
         max_position_embeddings=config.max_position_embeddings,
@@ -189,7 +193,7 @@ def supernet_from_bert(model: Any) -> Supernet:
         pad_token_id=config.pad_token_id or 0,
         num_labels=config.num_labels,
     )
-    net = Supernet(shape=shape, facts=facts)
+    net = Supernet(shape=shape_of(config), facts=facts)
     theirs = model.state_dict()
     try:
         net.load_state_dict({name: theirs[stock_name(name)] for name in net.state_dict()})

@@ -36,6 +36,15 @@ def shape() -> SubnetConfig:
 
 
 @pytest.fixture(scope="session")
+def stacked() -> SubnetConfig:
+    """Layers of 3, 1, 2 and 4 feed-forward cells."""
+    layers = (
+        LayerConfig(source=i, heads=4, head_size=12, ffn_size=40, ffn_stack=k) for i, k in enumerate((3, 1, 2, 4))
+    )
+    return SubnetConfig(hidden_size=48, layers=tuple(layers))
+
+
+@pytest.fixture(scope="session")
 def randomise() -> Callable[..., None]:
     """Draws every parameter of a module anew, LayerNorms included."""
 
@@ -84,10 +93,10 @@ def make_batch(facts: ModelFacts) -> Callable[..., Batch]:
 
 
 @pytest.fixture(scope="session")
-def draw_subnet(shape: SubnetConfig) -> Callable[[int], SubnetConfig]:
+def draw_subnet(shape: SubnetConfig) -> Callable[..., SubnetConfig]:
     """Any subnet that fits, every dimension drawn on its own and from all integers, not from round choices."""
 
-    def draw(seed: int) -> SubnetConfig:
+    def draw(seed: int, shape: SubnetConfig = shape) -> SubnetConfig:
         rng = Random(seed)
         layers = []
         for source in sorted(rng.sample(range(shape.depth), rng.randint(1, shape.depth))):
@@ -98,6 +107,7 @@ def draw_subnet(shape: SubnetConfig) -> Callable[[int], SubnetConfig]:
                     heads=rng.randint(1, whole.heads),
                     head_size=rng.randint(1, whole.head_size),
                     ffn_size=rng.randint(1, whole.ffn_size),
+                    ffn_stack=rng.randint(1, whole.ffn_stack),
                 )
             )
         return SubnetConfig(hidden_size=rng.randint(2, shape.hidden_size), layers=tuple(layers))

@@ -21,6 +21,7 @@ from supernet.checkpoint import (
 )
 from supernet.errors import CheckpointError
 from supernet.model import Supernet
+from supernet.space import SubnetConfig
 
 Make = Callable[..., Any]
 
@@ -44,8 +45,10 @@ def stepped(model: nn.Module, seed: int = 0, steps: int = 3) -> torch.optim.Opti
     return optimizer
 
 
-def test_a_supernet_comes_back_as_it_was(tmp_path: Path, make_supernet: Make, make_batch: Make) -> None:
-    model: Supernet = make_supernet().train()
+def test_a_supernet_comes_back_as_it_was(
+    tmp_path: Path, make_supernet: Make, make_batch: Make, stacked: SubnetConfig
+) -> None:
+    model: Supernet = make_supernet(shape=stacked).train()
     path = tmp_path / "new" / "folder" / "supernet.safetensors"
     save_supernet(path, model)
     again = load_supernet(path)
@@ -155,7 +158,7 @@ def test_training_state_comes_back_whole(tmp_path: Path, make_supernet: Make) ->
     path, model = tmp_path / "training.safetensors", make_supernet()
     model.word_embeddings.requires_grad_(False)
     optimizer = stepped(model)
-    skipped = [model.layers[2].query.weight, model.layers[3].output.bias]
+    skipped = [model.layers[2].query.weight, model.layers[3].cells[0].output.bias]
     for parameter in skipped:
         parameter.grad = None
     optimizer.step()

@@ -24,6 +24,12 @@ def model(make_supernet: Make) -> Supernet:
     return found
 
 
+@pytest.fixture
+def stacked_model(make_supernet: Make, stacked: SubnetConfig) -> Supernet:
+    found: Supernet = make_supernet(shape=stacked)
+    return found
+
+
 @pytest.fixture(scope="module")
 def calibration(make_batch: Make) -> Calibration:
     return [(make_batch(8, 9, seed=i), torch.arange(8) % 3) for i in range(3)]
@@ -31,7 +37,7 @@ def calibration(make_batch: Make) -> Calibration:
 
 def random_importance(model: Supernet, seed: int = 0) -> Importance:
     rng = torch.Generator().manual_seed(seed)
-    heads, size, neurons = model.encoder[0].whole.heads, model.encoder[0].whole.head_size, 40
+    heads, size = model.encoder[0].whole.heads, model.encoder[0].whole.head_size
 
     def each(*shape: int) -> tuple[Tensor, ...]:
         return tuple(torch.rand(shape, generator=rng) for _ in model.encoder)
@@ -39,7 +45,7 @@ def random_importance(model: Supernet, seed: int = 0) -> Importance:
     return Importance(
         hidden=torch.rand(model.shape.hidden_size, generator=rng),
         heads=each(heads),
-        neurons=each(neurons),
+        neurons=tuple(torch.rand((len(layer.cells), 40), generator=rng) for layer in model.encoder),
         score_dims=each(heads, size),
         value_dims=each(heads, size),
     )
@@ -51,8 +57,8 @@ def norms(model: Supernet) -> list[nn.LayerNorm]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("seed", range(5))
-def test_any_reordering_keeps_the_function(model: Supernet, make_batch: Make, seed: int) -> None:
-    batch = make_batch(5, 11)
+def test_any_reordering_keeps_the_function(stacked_model: Supernet, make_batch: Make, seed: int) -> None:
+    model, batch = stacked_model, make_batch(5, 11)
     before, weights = model(**batch).logits, copy.deepcopy(model.state_dict())
     reorder(model, random_importance(model, seed))
     torch.testing.assert_close(model(**batch).logits, before, rtol=1e-4, atol=1e-5)
@@ -62,16 +68,18 @@ def test_any_reordering_keeps_the_function(model: Supernet, make_batch: Make, se
 
 
 @torch.no_grad()
-def test_a_cut_after_reordering_is_the_cut_of_the_chosen_groups(model: Supernet) -> None:
+def test_a_cut_after_reordering_is_the_cut_of_the_chosen_groups(stacked_model: Supernet) -> None:
     """The first neurons, heads and dims of the reordered model are the best ones of the old, by index."""
+    model = stacked_model
     importance, old = random_importance(model), copy.deepcopy(model)
     reorder(model, importance)
     n = importance.hidden.argsort(descending=True)
     for i, (layer, was) in enumerate(zip(model.encoder, old.encoder, strict=True)):
-        best = importance.neurons[i].argmax()
-        assert torch.equal(layer.intermediate.weight[0], was.intermediate.weight[best][n])
-        assert torch.equal(layer.intermediate.bias[0], was.intermediate.bias[best])
-        assert torch.equal(layer.output.weight[:, 0], was.output.weight[n, best])
+        for scores, cell, before in zip(importance.neurons[i], layer.cells, was.cells, strict=True):
+            best = scores.argmax()
+            assert torch.equal(cell.intermediate.weight[0], before.intermediate.weight[best][n])
+            assert torch.equal(cell.intermediate.bias[0], before.intermediate.bias[best])
+            assert torch.equal(cell.output.weight[:, 0], before.output.weight[n, best])
         head = importance.heads[i].argmax()
         score_row = head * 12 + importance.score_dims[i][head].argmax()
         value_row = head * 12 + importance.value_dims[i][head].argmax()
@@ -81,8 +89,9 @@ def test_a_cut_after_reordering_is_the_cut_of_the_chosen_groups(model: Supernet)
         assert torch.equal(layer.attention_output.weight[:, 0], was.attention_output.weight[n, value_row])
 
 
-def test_measured_again_the_scores_descend(model: Supernet, calibration: Calibration) -> None:
+def test_measured_again_the_scores_descend(stacked_model: Supernet, calibration: Calibration) -> None:
     """Heads, dims within each head and neurons are told apart from one another and all put in their order."""
+    model = stacked_model
     before = measure_importance(model, calibration)
     reorder(model, before)
     after = measure_importance(model, calibration)
@@ -131,8 +140,8 @@ def test_what_is_useless_goes_last(model: Supernet, calibration: Calibration) ->
     for i, layer in enumerate(model.encoder):
         layer.attention_output.weight.view(48, 4, 12)[:, i] = 0
         layer.value.bias.view(4, 12)[i] = marked
-        layer.output.weight[:, 5 + i] = 0
-        layer.intermediate.bias[5 + i] = marked
+        layer.cells[0].output.weight[:, 5 + i] = 0
+        layer.cells[0].intermediate.bias[5 + i] = marked
         layer.attention_output.weight.view(48, 4, 12)[:, (i + 1) % 4, 2 * i] = 0
         layer.value.bias.view(4, 12)[(i + 1) % 4, 2 * i] = 2 * marked
         layer.query.weight.view(4, 12, 48)[:, 3 + i] = 0
@@ -148,7 +157,7 @@ def test_what_is_useless_goes_last(model: Supernet, calibration: Calibration) ->
     assert torch.equal(model.position_embeddings.weight[:, -1], torch.full((24,), marked))
     for layer in model.encoder:
         assert torch.equal(layer.value.bias.view(4, 12)[-1], torch.full((12,), marked))
-        assert layer.intermediate.bias[-1] == marked
+        assert layer.cells[0].intermediate.bias[-1] == marked
         assert torch.equal(layer.key.bias.view(4, 12)[:-1, -1], torch.full((3,), marked))
         # the useless dim of a useful head is the last of its head, not of the layer
         assert (layer.value.bias.view(4, 12)[:-1, -1] == 2 * marked).sum() == 1
@@ -162,10 +171,10 @@ def test_what_is_essential_goes_first(model: Supernet, calibration: Calibration)
         layer.attention_output.weight *= 0.01
         layer.attention_output.weight.view(48, 4, 12)[:, i] = essential
         layer.value.bias.view(4, 12)[i] = 3.0
-        neuron = layer.output.weight[:, 5 + i].clone()
-        layer.output.weight *= 0.01
-        layer.output.weight[:, 5 + i] = 3 * neuron
-        layer.intermediate.bias[5 + i] = 5.0
+        neuron = layer.cells[0].output.weight[:, 5 + i].clone()
+        layer.cells[0].output.weight *= 0.01
+        layer.cells[0].output.weight[:, 5 + i] = 3 * neuron
+        layer.cells[0].intermediate.bias[5 + i] = 5.0
     for norm in norms(model):
         norm.weight *= 0.01
         norm.bias *= 0.01
@@ -177,7 +186,7 @@ def test_what_is_essential_goes_first(model: Supernet, calibration: Calibration)
     assert torch.equal(model.position_embeddings.weight[:, 0], marked)
     for layer in model.encoder:
         assert (layer.value.bias.view(4, 12)[0] == 3.0).all()
-        assert layer.intermediate.bias[0] == 5.0
+        assert layer.cells[0].intermediate.bias[0] == 5.0
 
 
 @torch.no_grad()
@@ -191,7 +200,7 @@ def test_an_ordered_cut_keeps_more_of_the_answer_than_an_unordered_one(model: Su
     hidden = strengths(48)
     for layer in model.encoder:
         layer.attention_output.weight *= strengths(4).repeat_interleave(12) * hidden[:, None]
-        layer.output.weight *= strengths(40) * hidden[:, None]
+        layer.cells[0].output.weight *= strengths(40) * hidden[:, None]
     for norm in norms(model):
         norm.weight *= hidden
         norm.bias *= hidden

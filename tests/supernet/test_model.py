@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -16,6 +17,7 @@ from supernet.importance import measure_importance, reorder
 from supernet.model import Supernet
 from supernet.names import stock_name
 from supernet.space import SubnetConfig
+from supernet.teacher import supernet_from_bert
 
 Make = Callable[..., Any]
 
@@ -78,13 +80,14 @@ def test_law_1_holds_for_hidden_states_too(stock: Any, loaded: Supernet, make_ba
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(80))
 def test_law_2_the_subnet_argument_equals_the_slice(
-    make_supernet: Make, make_batch: Make, draw_subnet: Make, seed: int
+    make_supernet: Make, make_batch: Make, draw_subnet: Make, shape: SubnetConfig, stacked: SubnetConfig, seed: int
 ) -> None:
     """In float64, where the order of a matrix product's sums cannot hide a wrong cut behind its rounding."""
-    model = make_supernet(seed).double()
-    subnet = draw_subnet(seed)
+    whole = stacked if seed % 2 else shape
+    model = make_supernet(seed, shape=whole).double()
+    subnet = draw_subnet(seed, whole)
     dense = model.slice(subnet)
     assert dense.shape == subnet.renumbered()
     wanted = {"hidden_states": True, "attention_scores": seed % 2 == 0}
@@ -100,15 +103,21 @@ def test_law_2_the_subnet_argument_equals_the_slice(
 
 
 @torch.no_grad()
-def test_law_2_slices_hold_exactly_the_tensors_that_forward_uses(make_supernet: Make, draw_subnet: Make) -> None:
-    model = make_supernet()
+def test_law_2_slices_hold_exactly_the_tensors_that_forward_uses(
+    make_supernet: Make, draw_subnet: Make, stacked: SubnetConfig
+) -> None:
+    model = make_supernet(shape=stacked)
     for seed in range(20):
-        subnet = draw_subnet(seed)
+        subnet = draw_subnet(seed, stacked)
         n, dense = subnet.hidden_size, model.slice(subnet)
         assert torch.equal(dense.word_embeddings.weight, model.word_embeddings.weight[:, :n])
         for layer, cut, own in zip(dense.encoder, subnet.layers, dense.shape.layers, strict=True):
             used, held = model.encoder[cut.source].weights(n, cut), layer.weights(n, own)
-            assert all(torch.equal(a, b) for x, y in zip(used, held, strict=True) for a, b in zip(x, y, strict=True))
+            assert len(used.cells) == len(layer.cells) == cut.ffn_stack
+            pairs = [*zip(used[:-1], held[:-1], strict=True)]
+            pairs += [pair for cells in zip(used.cells, held.cells, strict=True) for pair in zip(*cells, strict=True)]
+            assert len(pairs) == 5 + 3 * cut.ffn_stack
+            assert all(torch.equal(a, b) for x, y in pairs for a, b in zip(x, y, strict=True))
             # the cut of whole heads, written out: the first dims of each of the first heads
             whole = model.shape.layers[cut.source]
             rows = [h * whole.head_size + d for h in range(cut.heads) for d in range(cut.head_size)]
@@ -117,6 +126,10 @@ def test_law_2_slices_hold_exactly_the_tensors_that_forward_uses(make_supernet: 
                 assert torch.equal(getattr(layer, name).weight, getattr(source, name).weight[rows][:, :n])
                 assert torch.equal(getattr(layer, name).bias, getattr(source, name).bias[rows])
             assert torch.equal(layer.attention_output.weight, source.attention_output.weight[:n][:, rows])
+            for cell, other in zip(layer.cells, source.cells, strict=False):  # the first cells, and of each the first
+                assert torch.equal(cell.intermediate.weight, other.intermediate.weight[: cut.ffn_size, :n])
+                assert torch.equal(cell.output.weight, other.output.weight[:n, : cut.ffn_size])
+                assert torch.equal(cell.output_norm.weight, other.output_norm.weight[:n])
 
 
 @torch.no_grad()
@@ -127,6 +140,50 @@ def test_a_slice_of_a_slice_is_a_slice(make_supernet: Make, make_batch: Make) ->
     direct = SubnetConfig.uniform(hidden_size=20, depth=1, heads=2, head_size=5, ffn_size=7, sources=[3])
     twice, once = model.slice(middle).slice(final).state_dict(), model.slice(direct).state_dict()
     assert all(torch.equal(twice[name], once[name]) for name in once)
+
+
+class PlainCell(nn.Module):
+    """A feed-forward cell as anyone would write it, of fixed sizes."""
+
+    def __init__(self, n: int, neurons: int, eps: float) -> None:
+        super().__init__()
+        self.grow, self.act, self.shrink = nn.Linear(n, neurons), nn.GELU(), nn.Linear(neurons, n)
+        self.norm = nn.LayerNorm(n, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.norm(x + self.shrink(self.act(self.grow(x))))
+        return answer
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kept", [1, 2, 4])
+def test_stacked_cells_are_plain_cells_one_after_the_other(
+    make_supernet: Make, make_batch: Make, stacked: SubnetConfig, kept: int
+) -> None:
+    """A layer of k cells is the layer of one cell, then k - 1 plain modules holding the first rows of the others."""
+    model, batch = make_supernet(shape=stacked), make_batch(3, 7)
+    sizes = {"hidden_size": 30, "depth": 1, "heads": 3, "head_size": 7, "ffn_size": 21, "sources": [3]}
+    one, many = (
+        model(**batch, subnet=SubnetConfig.uniform(**sizes, ffn_stack=k), hidden_states=True).hidden_states[-1]
+        for k in (1, kept)
+    )
+    for cell in list(model.layers[3].cells)[1:kept]:
+        plain = PlainCell(30, 21, model.facts.layer_norm_eps)
+        pairs = ((plain.grow, cell.intermediate), (plain.shrink, cell.output), (plain.norm, cell.output_norm))
+        for mine, its in pairs:
+            rows = mine.weight.shape
+            mine.weight.copy_(its.weight[tuple(slice(size) for size in rows)])
+            mine.bias.copy_(its.bias[: rows[0]])
+        one = plain(one)
+    torch.testing.assert_close(many, one, rtol=1e-5, atol=1e-6)
+
+
+def test_a_teachers_supernet_has_one_cell_a_layer(stock: Any) -> None:
+    model = supernet_from_bert(stock)
+    assert [len(layer.cells) for layer in model.encoder] == [1] * 4
+    two = SubnetConfig.uniform(hidden_size=48, depth=4, heads=4, ffn_size=40, ffn_stack=2)
+    with pytest.raises(ValueError, match="does not fit"):
+        model.slice(two)
 
 
 @torch.no_grad()
@@ -202,14 +259,18 @@ def test_asking_for_scores_changes_no_answer_and_gives_what_softmax_is_taken_of(
     torch.testing.assert_close(output.attention_scores[0][1, 1, 3, 4], by_hand)
 
 
-def test_gradients_reach_exactly_what_a_subnet_uses(make_supernet: Make, make_batch: Make) -> None:
-    model = make_supernet()
+def test_gradients_reach_exactly_what_a_subnet_uses(
+    make_supernet: Make, make_batch: Make, stacked: SubnetConfig
+) -> None:
+    model = make_supernet(shape=stacked)
     subnet = SubnetConfig.uniform(hidden_size=30, depth=2, heads=3, head_size=7, ffn_size=21, sources=[1, 3])
     model(**make_batch(), subnet=subnet).logits.square().sum().backward()
     for i in (0, 2):
         assert all(p.grad is None for p in model.layers[i].parameters())
     for i in (1, 3):
-        neurons = model.layers[i].intermediate.weight.grad
+        used, *unused = model.layers[i].cells
+        assert all(p.grad is None for cell in unused for p in cell.parameters())
+        neurons = used.intermediate.weight.grad
         assert neurons[:21, :30].abs().min() > 0
         assert neurons[21:].abs().max() == neurons[:, 30:].abs().max() == 0
         value = model.layers[i].value.weight.grad.view(4, 12, 48)
@@ -236,6 +297,7 @@ def test_bfloat16_autocast_survives_padding(make_supernet: Make, make_batch: Mak
         {"heads": 5},
         {"head_size": 13},
         {"ffn_size": 41},
+        {"ffn_stack": 2},
         {"depth": 2, "sources": [1, 4]},
     ],
 )

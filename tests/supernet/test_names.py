@@ -29,10 +29,20 @@ def test_every_tensor_has_its_own_name_and_shape_in_stock_bert() -> None:
 
 
 def test_layer_index_is_kept() -> None:
-    assert stock_name("layers.11.output.bias") == "bert.encoder.layer.11.output.dense.bias"
+    assert stock_name("layers.11.cells.0.output.bias") == "bert.encoder.layer.11.output.dense.bias"
 
 
-@pytest.mark.parametrize("name", ["layers.0.gate.weight", "query.weight", "encoder.weight", ""])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "layers.0.gate.weight",
+        "layers.0.cells.1.output.bias",
+        "layers.0.output.bias",
+        "query.weight",
+        "encoder.weight",
+        "",
+    ],
+)
 def test_unknown_name(name: str) -> None:
     with pytest.raises(KeyError):
         stock_name(name)

@@ -44,3 +44,10 @@ def test_drawn_subnets_differ_and_follow_from_the_generator() -> None:
     first, again, other = (sandwich(make(), random_subnets=5, rng=Random(seed)) for seed in (1, 1, 2))
     assert first == again != other
     assert len(set(first[2:])) > 1
+
+
+def test_the_extremes_of_a_stack_have_its_turn_too() -> None:
+    space = make(ffn_stacks=(2, 1, 3))
+    largest, smallest = sandwich(space, random_subnets=0, rng=Random(0))
+    assert {x.ffn_stack for x in largest.layers} == {3}
+    assert {x.ffn_stack for x in smallest.layers} == {1}
