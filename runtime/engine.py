@@ -31,7 +31,7 @@ class Engine(Protocol):
 
     @property
     def effective_precision(self) -> str:
-        """The precision it computes in, as read back from the backend: "f32", "bf16", "f16", "tf32", ..."""
+        """The precision it computes in, as read back from the backend: "f32", "bf16", "f16", "tf32", "int8", ..."""
         ...
 
     @property
@@ -69,6 +69,10 @@ class Backend(Protocol):
 
     def can_run(self) -> str | None:
         """None where its engines can run here, else the reason and how to get it."""
+        ...
+
+    def precisions(self, device: str) -> tuple[str, ...]:
+        """What a target of that device may ask for, least rounded first; nothing where there is no such device."""
         ...
 
     def compile(self, onnx: bytes | Path, target: EngineTarget, out: Path) -> Path:

@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
+
+import numpy as np
 
 from runtime.engine import Engine, Feeds
-from runtime.environment import environment, environment_id
-from runtime.latency import LatencyReport
+from runtime.environment import conditions, environment, environment_id, preemptions
+from runtime.latency import WINDOW_QUANTILE, LatencyReport
 
 Clock = Callable[[], int]
 """Nanoseconds that never go back, such as `time.perf_counter_ns`."""
@@ -25,8 +28,8 @@ class MeasurePlan:
     `settle_runs` that are not timed and bring the engine's weights back into the caches. Before the first
     window an engine warms up in batches of `warmup_runs` until two in a row differ by at most
     `warmup_tolerance`, or `max_warmups` batches are over. A window is repeated when the reference beside it
-    ran slower than usual by more than `drift_tolerance`; at most `max_repeats` times per engine. Tolerances
-    are fractions.
+    ran slower than usual by more than `drift_tolerance`; at most `max_repeats` times per engine. How slow a window
+    is, is its lower quartile here as in the report. Tolerances are fractions.
     """
 
     windows: int = 10
@@ -91,8 +94,10 @@ def measure(
     if missing := [name for name in engines if name not in feeds]:
         raise ValueError(f"no feeds for {', '.join(missing)}; there are feeds for {', '.join(feeds) or 'none'}")
     plan = plan or MeasurePlan()
+    around, taken = conditions(), preemptions()
     with _no_collection():
         series = _Session(engines, feeds, reference, plan, clock).run()
+    around |= _after(taken)
     here = environment_id(environment())
     return {
         name: LatencyReport(
@@ -109,6 +114,7 @@ def measure(
             repeated_windows=series[name].repeated,
             disturbed_windows=series[name].disturbed,
             environment=here,
+            conditions=around,
         )
         for name, engine in engines.items()
     }
@@ -131,7 +137,7 @@ class _Session:
             clock,
         )
         self.series = {name: _Series() for name in engines}
-        # Medians of every reference window, thrown away or not: what is usual for it on this machine.
+        # The speed of every reference window, thrown away or not: what is usual for it on this machine.
         self.usual_ms: list[float] = []
 
     def run(self) -> dict[str, _Series]:
@@ -168,13 +174,13 @@ class _Session:
         return after
 
     def _drifted(self, before: list[float], after: list[float]) -> bool:
-        """Whether the reference on either side ran slower than usual: the lower quartile of its medians."""
+        """Whether the reference on either side ran slower than usual: the lower quartile of all its windows."""
         usual = sorted(self.usual_ms)[(len(self.usual_ms) - 1) // 4]
-        return max(median(before), median(after)) > usual * (1 + self.plan.drift_tolerance)
+        return max(_speed(before), _speed(after)) > usual * (1 + self.plan.drift_tolerance)
 
     def _reference_window(self) -> list[float]:
         window = self._window(self.reference)
-        self.usual_ms.append(median(window))
+        self.usual_ms.append(_speed(window))
         return window
 
     def _warm_up(self, name: str) -> None:
@@ -207,6 +213,19 @@ class _Session:
             now = clock()
             times.append((now - start) / 1e6)
         return times
+
+
+def _after(taken_before: int | None) -> dict[str, Any]:
+    """The conditions that are known when all is done: engines start and bind their threads with their first runs."""
+    found = conditions()
+    taken = preemptions()
+    told = {name: found[name] for name in ("pinned", "frequency_mhz")}
+    return {**told, "preemptions": None if taken is None or taken_before is None else taken - taken_before}
+
+
+def _speed(window: list[float]) -> float:
+    """In milliseconds; what `LatencyReport.ratio_to_reference` compares."""
+    return float(np.quantile(window, WINDOW_QUANTILE))
 
 
 def _flat(windows: list[list[float]]) -> tuple[float, ...]:

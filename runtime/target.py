@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-Precision = Literal["auto", "f32", "bf16", "f16"]
+Precision = Literal["auto", "f32", "bf16", "f16", "int8"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 _BACKEND = re.compile(r"[a-z][a-z0-9_]*")
@@ -56,7 +56,8 @@ class EngineTarget:
 
     `device` is the backend's own name ("CPU"); TensorRT's is a comma-separated list of compute capabilities
     such as "sm_89,sm_120", or "current" for the GPU of this machine. `precision` "auto" leaves the choice to
-    the backend: what it chose is the engine's `effective_precision`. `threads` are those of one inference.
+    the backend: what it chose is the engine's `effective_precision`. "int8" is that of the products with weights; it
+    takes a model that carries QuantizeLinear and DequantizeLinear around them. `threads` are those of one inference.
     """
 
     backend: str

@@ -1,14 +1,18 @@
-"""ONNX Runtime on the CPU, in f32: the independent second opinion on what a model computes."""
+"""ONNX Runtime on the CPU, in f32 or int8: the independent second opinion on what a model computes."""
 
 from __future__ import annotations
 
 import functools
 import importlib
 import importlib.util
+import json
+import mmap
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from runtime.engine import EngineBase, FeedCheck, Feeds, refuse_missing_threads, static_dims
@@ -18,15 +22,19 @@ from runtime.onnx_file import TensorSpec
 from runtime.target import EngineTarget
 
 _DTYPES = {"tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(float)": "float32"}
+_INT8_PRODUCTS = {"MatMulIntegerToFloat", "QLinearMatMul", "QGemm"}
+# Fused into Gemm, a product and its bias are no longer seen as int8: ten times slower than f32.
+_KEEPS_INT8_APART = ["MatMulAddFusion"]
 
 
 class OnnxRuntimeEngine(EngineBase):
     """One session whose free dimensions are fixed to the target's shape."""
 
-    effective_precision = "f32"
-
-    def __init__(self, session: Any, target: EngineTarget, inputs: tuple[TensorSpec, ...]) -> None:
+    def __init__(
+        self, session: Any, target: EngineTarget, effective_precision: str, inputs: tuple[TensorSpec, ...]
+    ) -> None:
         self.target = target
+        self.effective_precision = effective_precision
         self.inputs = inputs
         self._session = session
         self._check = FeedCheck(inputs)
@@ -63,19 +71,30 @@ class OnnxRuntimeBackend:
         """It runs wherever it builds."""
         return self.unavailable()
 
+    def precisions(self, device: str) -> tuple[str, ...]:
+        """f32, and int8 for models that carry Q/DQ."""
+        return ("f32", "int8") if device == "CPU" else ()
+
     def open(self, onnx: bytes | Path, target: EngineTarget) -> OnnxRuntimeEngine:
         """An engine compiled in memory."""
         if (reason := self.unavailable()) is not None:
             raise BackendUnavailable(reason)
         if target.device != "CPU":
             raise UnsupportedTarget(f"onnxruntime is driven on the CPU only, got device {target.device!r}")
-        if target.precision not in ("auto", "f32"):
+        if target.precision not in ("auto", "f32", "int8"):
             raise UnsupportedTarget(
-                f"onnxruntime computes in f32 on the CPU, got {target.precision}: ask for f32 or auto"
+                f"onnxruntime computes in f32 on the CPU, got {target.precision}: ask for f32, int8 or auto"
             )
         refuse_missing_threads(target)
         if isinstance(onnx, Path) and not onnx.is_file():
             raise CompileError(f"there is no model file {onnx}")
+        precision = "int8" if _carries_quantisation(onnx) else "f32"
+        if target.precision not in ("auto", precision):
+            raise UnsupportedTarget(
+                "asked for int8, but the model carries no QuantizeLinear and DequantizeLinear: quantise it first"
+                if precision == "f32"
+                else f"asked for {target.precision}, but the model is quantised: ask for int8 or auto"
+            )
         # The free dimensions can be fixed only by name, and only a session tells the names.
         free = _session(onnx, target, {})
         fixed: dict[str, int] = {}
@@ -84,7 +103,12 @@ class OnnxRuntimeBackend:
             dims = static_dims(x.name, tuple(x.shape), target.shape)
             fixed |= {have: want for have, want in zip(x.shape, dims, strict=True) if isinstance(have, str)}
             inputs.append(TensorSpec(name=x.name, dtype=_DTYPES.get(x.type, x.type), shape=dims))
-        return OnnxRuntimeEngine(_session(onnx, target, fixed), target, tuple(inputs))
+        if precision == "f32":
+            return OnnxRuntimeEngine(_session(onnx, target, fixed), target, precision, tuple(inputs))
+        with tempfile.TemporaryDirectory(prefix="atb-") as folder:
+            session = _session(onnx, target, fixed, profile=Path(folder))
+            _refuse_floats(session, tuple(inputs), target)
+        return OnnxRuntimeEngine(session, target, precision, tuple(inputs))
 
     def compile(self, onnx: bytes | Path, target: EngineTarget, out: Path) -> Path:
         """Writes the ONNX itself as `model.onnx` into `out` once it opens; its weights must be inside it."""
@@ -104,8 +128,63 @@ class OnnxRuntimeBackend:
         return self.open(artifact, target)
 
 
-def _session(onnx: bytes | Path, target: EngineTarget, fixed: dict[str, int]) -> Any:
-    """Without `fixed`, a session that only serves to read the inputs and is not optimised."""
+class FreeSession:
+    """A model of any shape under ONNX Runtime: no engine, but what engines are calibrated by and held against.
+
+    Not `optimised`, every node is run as it is written: Q/DQ round, and what lies between them is float32.
+    """
+
+    def __init__(self, onnx: bytes | Path, *, optimised: bool, threads: int = 1) -> None:
+        """Raises `BackendUnavailable`, or `CompileError` for a model that ONNX Runtime cannot open."""
+        if (reason := BACKEND.unavailable()) is not None:
+            raise BackendUnavailable(reason)
+        ort = _onnxruntime()
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads
+        if not optimised:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        source = onnx if isinstance(onnx, bytes) else str(onnx)
+        try:
+            self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise CompileError(f"ONNX Runtime cannot open the model: {str(error)[:600]}") from error
+        self.inputs = tuple(x.name for x in self._session.get_inputs())
+        self._outputs = [x.name for x in self._session.get_outputs()]
+
+    def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        """Output name -> array, for `inputs` of any one [batch, sequence]."""
+        return dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True))
+
+
+def _carries_quantisation(onnx: bytes | Path) -> bool:
+    """Whether the model has a node that quantises; the bytes tell, and no package is needed to read them."""
+    if isinstance(onnx, bytes):
+        return b"QuantizeLinear" in onnx
+    if onnx.stat().st_size == 0:
+        return False
+    with onnx.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(b"QuantizeLinear") >= 0
+
+
+def _refuse_floats(session: Any, inputs: tuple[TensorSpec, ...], target: EngineTarget) -> None:
+    """Runs once and reads in the profile which kernels were used; profiling is over afterwards."""
+    session.run(None, {x.name: np.zeros(target.shape.dims, x.dtype) for x in inputs})
+    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    used = [event["args"]["op_name"] for event in events if "op_name" in event.get("args", {})]
+    slow = used.count("DequantizeLinear")
+    if not (fast := sum(name in _INT8_PRODUCTS for name in used)) or slow > fast:
+        raise UnsupportedTarget(
+            f"{target.label}: ONNX Runtime runs {fast} products of this model in int8 and dequantises {slow} tensors "
+            "for float ones; its Q/DQ are not where ONNX Runtime fuses them"
+        )
+
+
+def _session(onnx: bytes | Path, target: EngineTarget, fixed: dict[str, int], profile: Path | None = None) -> Any:
+    """Without `fixed`, a session that only serves to read the inputs and is not optimised.
+
+    With `profile`, a folder, it is one for int8 that notes there what it runs.
+    """
     ort = _onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors: warnings about graphs are for those who write them
@@ -117,9 +196,13 @@ def _session(onnx: bytes | Path, target: EngineTarget, fixed: dict[str, int]) ->
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     for name, size in fixed.items():
         options.add_free_dimension_override_by_name(name, size)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile / "profile")
     source = onnx if isinstance(onnx, bytes) else str(onnx)
+    apart = _KEEPS_INT8_APART if profile is not None else []
     try:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], disabled_optimizers=apart)
     except Exception as error:
         raise CompileError(f"ONNX Runtime cannot open the model for {target.label}: {str(error)[:600]}") from error
 

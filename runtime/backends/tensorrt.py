@@ -48,6 +48,10 @@ class TensorRtBackend:
             return str(error)
         return no_gpu()
 
+    def precisions(self, device: str) -> tuple[str, ...]:
+        """All that a model may be written in, on whatever GPU; known without one."""
+        return ("f32", "bf16", "f16")
+
     def compile(self, onnx: bytes | Path, target: EngineTarget, out: Path) -> Path:
         """Writes `model.plan` and `plan.json`, which names the plan's hash, into `out`; returns the first."""
         plan, record = self._build(onnx, target)

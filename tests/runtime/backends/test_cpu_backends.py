@@ -10,7 +10,7 @@ import pytest
 
 from runtime.engine import Engine, backend, usable_cpus
 from runtime.errors import AtbRuntimeError, BackendUnavailable, CompileError, FeedError, UnsupportedTarget
-from runtime.target import Shape
+from runtime.target import PRECISIONS, Shape
 
 NAMES = ("openvino", "onnxruntime")
 
@@ -170,6 +170,44 @@ def test_token_types_are_an_input_like_others(name: str, make_tiny: Any, target_
 def test_more_threads_than_cpus_are_refused(name: str, tiny: Any, target_for: Any) -> None:
     with pytest.raises(UnsupportedTarget, match="threads"):
         backend(name).open(tiny.onnx, target_for(name, threads=usable_cpus() + 1))
+
+
+def test_int8_is_computed_as_the_graph_says(name: str, quantised: Any, target_for: Any, tmp_path: Path) -> None:
+    target = target_for(name, precision="int8")
+    feeds = quantised.feeds(target.shape)
+    artifact = backend(name).compile(quantised.onnx, target, tmp_path / "out")
+    for engine in (backend(name).open(quantised.onnx, target), backend(name).load(artifact, target)):
+        with engine:
+            assert engine.effective_precision == "int8"
+            np.testing.assert_allclose(engine.infer(feeds)["logits"], quantised.logits(feeds), atol=1e-4, rtol=1e-4)
+
+
+def test_int8_needs_a_quantised_model(name: str, tiny: Any, target_for: Any, tmp_path: Path) -> None:
+    for act in (backend(name).open, lambda onnx, target: backend(name).compile(onnx, target, tmp_path / "out")):
+        with pytest.raises(UnsupportedTarget, match=r"asked for int8.*carries no QuantizeLinear"):
+            act(tiny.onnx, target_for(name, precision="int8"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_quantised_model_is_not_passed_off_as_a_float_one(name: str, quantised: Any, target_for: Any) -> None:
+    with pytest.raises(UnsupportedTarget, match=r"asked for f32.*the model is quantised; ask for int8|: ask for int8"):
+        backend(name).open(quantised.onnx, target_for(name, precision="f32"))
+    with backend(name).open(quantised.onnx, target_for(name, precision="auto")) as engine:
+        assert engine.effective_precision == "int8"
+
+
+def test_precisions_offered_are_those_that_open(name: str, tiny: Any, quantised: Any, target_for: Any) -> None:
+    offered = backend(name).precisions("CPU")
+    assert {"f32", "int8"} <= set(offered)
+    for precision in PRECISIONS:
+        model = quantised if precision == "int8" else tiny
+        if precision in (*offered, "auto"):
+            with backend(name).open(model.onnx, target_for(name, precision=precision)) as engine:
+                assert engine.effective_precision in offered
+        else:
+            with pytest.raises(UnsupportedTarget, match=precision):
+                backend(name).open(model.onnx, target_for(name, precision=precision))
+    assert backend(name).precisions("TPU") == ()
 
 
 def test_unknown_devices_are_refused(name: str, tiny: Any, target_for: Any) -> None:

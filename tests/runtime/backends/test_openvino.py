@@ -36,6 +36,21 @@ def test_the_precision_read_back_is_the_one_computed_in(tiny: Any, target_for: A
     assert 1e-3 < error < 1.0
 
 
+def test_int8_is_read_from_the_kernels(quantised: Any, target_for: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_EIGHT_BITS", set())
+    with pytest.raises(
+        UnsupportedTarget, match="asked for int8, but CPU computes in f32: it reports int8 kernels for no more"
+    ):
+        BACKEND.open(quantised.onnx, target_for("openvino", precision="int8"))
+
+
+def test_int8_weights_are_bytes_on_disk(quantised: Any, target_for: Any, tmp_path: Path) -> None:
+    artifact = BACKEND.compile(quantised.onnx, target_for("openvino", precision="int8"), tmp_path)
+    numbers = {name: quantised.weights[name].size for name in ("table", "w1", "w2")}
+    size = artifact.with_name("model.bin").stat().st_size
+    assert size < 4 * (numbers["table"] + 200) + numbers["w1"] + numbers["w2"]
+
+
 def test_auto_says_what_it_became(tiny: Any, target_for: Any) -> None:
     precision, error = _error(tiny, target_for("openvino", precision="auto"))
     assert (precision == "f32") == (not _has("BF16") and not _has("FP16"))

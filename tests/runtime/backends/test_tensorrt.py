@@ -21,6 +21,10 @@ NO_GPU = no_gpu()
 needs_no_gpu = pytest.mark.skipif(NO_GPU is None, reason="this machine has a GPU")
 
 
+def test_precisions_are_known_without_a_gpu() -> None:
+    assert BACKEND.precisions("sm_89,sm_120") == ("f32", "bf16", "f16")
+
+
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory, make_tiny: Any) -> tuple[Path, Any]:
     from runtime.target import EngineTarget, Shape
