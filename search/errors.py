@@ -12,34 +12,36 @@ class SearchError(Exception):
     """The search cannot go on, or cannot answer."""
 
 
-class CandidateFailed(SearchError):  # noqa: N818 (says what happened to the candidate; no fault of the search)
-    """Raised by `latency` or `accuracy`: this subnet cannot be built, verified or timed."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
 class NothingFits(SearchError):  # noqa: N818
-    """No measured engine meets the constraint; `fastest` is None where no engine could be measured at all."""
+    """No scored design is what was asked for; `nearest` is None where no engine could be measured at all."""
 
-    def __init__(self, *, constraint_ms: float, fastest: Candidate | None, reason: str | None = None) -> None:
-        if fastest is None:
+    def __init__(
+        self,
+        *,
+        constraints_ms: tuple[float | None, ...],
+        nearest: Candidate | None,
+        accuracy: float | None = None,
+        reason: str | None = None,
+    ) -> None:
+        if accuracy is not None:
+            wanted, mend = f"an accuracy of {accuracy:g}", "ask for less, or search longer"
+        else:
+            limits = ", ".join("any" if x is None else f"{x:g} ms" for x in constraints_ms)
+            wanted, mend = f"the limits of {limits or 'none'}", "raise them, or let the space hold smaller subnets"
+        if nearest is None:
             message = (
-                f"no engine could be measured, so none meets the constraint of {constraint_ms:g} ms"
+                f"no engine could be measured, so none meets {wanted}"
                 + (f"; the first failure was: {reason}" if reason else "")
                 + "; mend that, then search again"
             )
         else:
-            message = (
-                f"no engine may take more than {constraint_ms:g} ms, but the fastest measured takes "
-                f"{fastest.latency_ms:.4g} ms ({fastest.subnet}); "
-                f"raise the constraint above that, or let the space hold smaller subnets"
-            )
+            times = ", ".join(f"{ms:.4g} ms" for ms in nearest.ms)
+            score = "" if nearest.accuracy is None else f" with an accuracy of {nearest.accuracy:.4f}"
+            message = f"nothing meets {wanted}: nearest is {nearest.design} at {times}{score}; {mend}"
         super().__init__(message)
-        self.constraint_ms = constraint_ms
-        self.fastest = fastest
+        self.constraints_ms = constraints_ms
+        self.nearest = nearest
 
 
-class RecordError(SearchError):
-    """A record on disk is damaged, or belongs to another search."""
+class StoreError(SearchError):
+    """A store on disk cannot be used as asked: it is damaged, foreign, full, busy, or holds another search."""

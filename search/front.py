@@ -1,58 +1,89 @@
-"""The front of measured candidates (accuracy up, latency down), its size, and the pick from it."""
+"""The front of scored candidates, its size, and the picks from it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from search.candidate import Candidate
 from search.errors import NothingFits
+from search.goals import Goals
+from search.selection import dominates
 
 
-def dominates(a: Candidate, b: Candidate) -> bool:
-    """Whether `a` is no worse in accuracy and latency and better in one; False where a number is unknown."""
-    if a.point is None or b.point is None:
-        return False
-    return a.point != b.point and a.point[0] >= b.point[0] and a.point[1] <= b.point[1]
+def _point(candidate: Candidate) -> tuple[float, ...]:
+    return (-(candidate.accuracy or 0.0), *candidate.ms)
 
 
 def front(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
-    """The candidates that no other dominates, fastest first; those without both numbers are left out.
+    """The scored candidates that no other dominates in accuracy and all latencies, fastest on the first target first.
 
     Candidates with equal numbers do not dominate each other: all of them are kept.
     """
-    known = [(x.point, x) for x in candidates if x.point is not None]
-    known.sort(key=lambda pair: (pair[0][1], -pair[0][0], pair[1].subnet.key))
-    kept: list[Candidate] = []
-    best: tuple[float, float] | None = None
-    for point, candidate in known:
-        if best is None or point[0] > best[0] or point == best:
-            kept.append(candidate)
-            best = point
-    return tuple(kept)
+    known = sorted((x for x in candidates if x.is_scored), key=lambda x: (x.ms[0], _point(x), x.design.key))
+    points = [_point(x) for x in known]
+    return tuple(x for x, mine in zip(known, points, strict=True) if not any(dominates(p, mine) for p in points))
 
 
-def hypervolume(candidates: Iterable[Candidate], *, accuracy: float, latency_ms: float) -> float:
-    """The area (accuracy x ms) the candidates dominate, seen from a reference point that is worse than all.
+def hypervolume(candidates: Iterable[Candidate], *, accuracy: float, latency_ms: float, target: int = 0) -> float:
+    """The area (accuracy x ms on one target) the scored candidates dominate, from a reference point worse than all.
 
     Points that are not better than the reference in both add nothing.
     """
     if not (math.isfinite(accuracy) and math.isfinite(latency_ms)):
         raise ValueError(f"the reference point is two finite numbers, got {accuracy} and {latency_ms} ms")
-    area, reached = 0.0, accuracy
-    for candidate in front(candidates):
-        if candidate.point is None or candidate.point[1] >= latency_ms:
-            continue
-        gain = max(0.0, candidate.point[0] - reached)
-        area += gain * (latency_ms - candidate.point[1])
-        reached += gain
-    return area
+    points = sorted((x.ms[target], -(x.accuracy or 0.0)) for x in candidates if x.is_scored)
+    return area([(ms, -score) for ms, score in points], accuracy=accuracy, latency_ms=latency_ms)
 
 
-def pick(candidates: Iterable[Candidate], constraint_ms: float) -> Candidate:
-    """The most accurate that takes at most `constraint_ms`; of equals the fastest. Raises `NothingFits`."""
-    measured = sorted((x for x in candidates if x.is_measured), key=lambda x: (x.latency_ms or 0, x.subnet.key))
-    fitting = [x for x in measured if x.fits(constraint_ms) and x.accuracy is not None]
+def area(points: Sequence[tuple[float, float]], *, accuracy: float, latency_ms: float) -> float:
+    """`hypervolume` of plain (ms, accuracy) points, sorted by ms."""
+    total, reached = 0.0, accuracy
+    for ms, score in points:
+        if ms < latency_ms and score > reached:
+            total += (score - reached) * (latency_ms - ms)
+            reached = score
+    return total
+
+
+def most_accurate(candidates: Iterable[Candidate], goals: Goals) -> Candidate:
+    """The most accurate that meets every limit; of equals the fastest. Raises `NothingFits`."""
+    measured = [x for x in candidates if x.is_measured]
+    fitting = [x for x in measured if x.is_scored and goals.fits(x)]
     if not fitting:
-        raise NothingFits(constraint_ms=constraint_ms, fastest=measured[0] if measured else None)
-    return max(fitting, key=lambda x: x.accuracy or 0.0)
+        nearest = min(measured, key=lambda x: (goals.violation(x.ms), x.ms, x.design.key), default=None)
+        raise NothingFits(constraints_ms=goals.constraints_ms, nearest=nearest)
+    return min(fitting, key=lambda x: (-(x.accuracy or 0.0), x.ms, x.design.key))
+
+
+def fastest(candidates: Iterable[Candidate], *, accuracy: float, target: int = 0) -> Candidate:
+    """The fastest on one target of those at least that accurate. Raises `NothingFits`."""
+    scored = [x for x in candidates if x.is_scored]
+    fitting = [x for x in scored if (x.accuracy or 0.0) >= accuracy]
+    if not fitting:
+        best = max(scored, key=lambda x: x.accuracy or 0.0, default=None)
+        raise NothingFits(constraints_ms=(), nearest=best, accuracy=accuracy)
+    return min(fitting, key=lambda x: (x.ms[target], -(x.accuracy or 0.0), x.design.key))
+
+
+def knee(candidates: Iterable[Candidate], *, target: int = 0) -> Candidate:
+    """Where the front bends: furthest above the chord of its ends, both axes scaled to 0..1 (Das 1999).
+
+    Raises `NothingFits` where nothing was scored.
+    """
+    scored = sorted((x for x in candidates if x.is_scored), key=lambda x: (x.ms[target], -(x.accuracy or 0.0)))
+    edge: list[Candidate] = []
+    for x in scored:
+        if not edge or (x.accuracy or 0.0) > (edge[-1].accuracy or 0.0):
+            edge.append(x)
+    if not edge:
+        raise NothingFits(constraints_ms=(), nearest=None)
+    low, high = edge[0], edge[-1]
+    width, height = high.ms[target] - low.ms[target], (high.accuracy or 0.0) - (low.accuracy or 0.0)
+    if width <= 0 or height <= 0:
+        return low
+
+    def above(x: Candidate) -> float:
+        return ((x.accuracy or 0.0) - (low.accuracy or 0.0)) / height - (x.ms[target] - low.ms[target]) / width
+
+    return max(edge, key=above)

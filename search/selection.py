@@ -7,51 +7,59 @@ from collections.abc import Sequence
 from random import Random
 
 from search.candidate import Candidate
+from search.goals import Goals
 
-_Point = tuple[float, float]
-
-
-def constrained_dominates(a: Candidate, b: Candidate, *, constraint_ms: float, focus: float = 0.0) -> bool:
-    """Feasible beats infeasible; among infeasible the lower latency wins; among feasible, domination.
-
-    Latencies below `focus` x `constraint_ms` count as equal to it: being faster than that buys nothing, so
-    the search spends its engines on the feasible side close to the constraint. Both must be measured.
-    """
-    floor_ms = focus * constraint_ms
-    return _beats(_goals(a, constraint_ms, floor_ms), _goals(b, constraint_ms, floor_ms))
+Point = tuple[float, ...]
+"""Objectives, all to be made small."""
 
 
-def _goals(candidate: Candidate, constraint_ms: float, floor_ms: float) -> tuple[float, _Point]:
-    """(violation in ms, (accuracy, clipped latency)); an infeasible candidate is its violation only."""
-    if candidate.latency_ms is None:
-        raise ValueError(f"only measured candidates compete, got {candidate.subnet} ({candidate.reason})")
-    if candidate.latency_ms > constraint_ms:
-        return candidate.latency_ms - constraint_ms, (0.0, 0.0)
-    if candidate.accuracy is None:
-        raise ValueError(f"a candidate that fits needs an accuracy, {candidate.subnet} has none")
-    return 0.0, (candidate.accuracy, max(candidate.latency_ms, floor_ms))
+def dominates(a: Point, b: Point) -> bool:
+    """Whether `a` is nowhere larger and somewhere smaller."""
+    return a != b and all(x <= y for x, y in zip(a, b, strict=True))
 
 
-def _beats(a: tuple[float, _Point], b: tuple[float, _Point]) -> bool:
+def constrained_dominates(a: Candidate, b: Candidate, goals: Goals) -> bool:
+    """Feasible beats infeasible; among infeasible the lesser violation wins; among feasible, domination."""
+    return _beats(_standing(a, goals), _standing(b, goals))
+
+
+_Standing = tuple[float, Point]
+_DROPPED = 1e-9  # a candidate whose race was stopped: behind all feasible ones, before all infeasible ones
+
+
+def _standing(candidate: Candidate, goals: Goals) -> _Standing:
+    """(violation, objectives); what is infeasible or was dropped early is its violation only."""
+    if not candidate.is_measured:
+        raise ValueError(f"only measured candidates compete, got {candidate.design} ({candidate.reason})")
+    violation = goals.violation(candidate.ms)
+    if violation > 0:
+        return violation + 2 * _DROPPED, ()
+    if not candidate.is_scored:
+        return _DROPPED, ()
+    return 0.0, goals.objectives(candidate)
+
+
+def _beats(a: _Standing, b: _Standing) -> bool:
     if a[0] > 0 or b[0] > 0:
         return a[0] < b[0]
-    return a[1] != b[1] and a[1][0] >= b[1][0] and a[1][1] <= b[1][1]
+    return dominates(a[1], b[1])
 
 
-def _ranks(goals: Sequence[tuple[float, _Point]]) -> list[list[int]]:
+def ranks(standings: Sequence[_Standing]) -> list[list[int]]:
     """Indices, front by front: nobody in a front is beaten by anybody in it or behind it."""
-    left, fronts = list(range(len(goals))), []
+    left, fronts = list(range(len(standings))), []
     while left:
-        best = [i for i in left if not any(_beats(goals[j], goals[i]) for j in left)]
+        best = [i for i in left if not any(_beats(standings[j], standings[i]) for j in left)]
         fronts.append(best)
-        left = [i for i in left if i not in best]
+        taken = set(best)
+        left = [i for i in left if i not in taken]
     return fronts
 
 
-def _crowding(points: Sequence[_Point]) -> list[float]:
-    """How far each point's neighbours lie apart, over both axes; infinite at the ends of an axis."""
+def crowding(points: Sequence[Point]) -> list[float]:
+    """How far each point's neighbours lie apart, over all axes; infinite at the ends of an axis."""
     distance = [0.0] * len(points)
-    for axis in (0, 1):
+    for axis in range(len(points[0])):
         values = [point[axis] for point in points]
         order = sorted(range(len(points)), key=values.__getitem__)
         span = values[order[-1]] - values[order[0]]
@@ -62,14 +70,13 @@ def _crowding(points: Sequence[_Point]) -> list[float]:
     return distance
 
 
-def best_first(candidates: Sequence[Candidate], *, constraint_ms: float, focus: float = 0.0) -> list[Candidate]:
+def best_first(candidates: Sequence[Candidate], goals: Goals) -> list[Candidate]:
     """Measured candidates ordered by rank, then by crowding (lonely first), then as given."""
-    floor_ms = focus * constraint_ms
-    goals = [_goals(x, constraint_ms, floor_ms) for x in candidates]
+    standings = [_standing(x, goals) for x in candidates]
     ordered: list[Candidate] = []
-    for members in _ranks(goals):
-        crowding = _crowding([goals[i][1] for i in members])
-        places = sorted(range(len(members)), key=lambda i: (-crowding[i], i))
+    for members in ranks(standings):
+        lonely = crowding([standings[i][1] or (0.0,) for i in members])
+        places = sorted(range(len(members)), key=lambda i: (-lonely[i], i))
         ordered.extend(candidates[members[i]] for i in places)
     return ordered
 

@@ -1,0 +1,119 @@
+"""What models guess about designs nobody measured, and which of them are worth an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from search.accuracy_model import LEAST_SUBNETS, AccuracyModel
+from search.candidate import Candidate
+from search.design import Design
+from search.front import area
+from search.goals import Goals
+from search.latency_model import LEAST_ENGINES, LatencyModel
+from search.regression import Array
+from supernet.space import SearchSpace, SubnetConfig
+
+Known = Mapping[tuple[int, str], Sequence[tuple[SubnetConfig, float]]]
+"""(index of the target, precision) -> subnets with the ms measured there: what the store holds from before."""
+
+_MOST_ENGINES = 160  # a fit takes the cube of it; what the search measured itself comes last and stays
+_EDGE = 1.001  # of the limit: what is at the limit still adds a little
+_OPTIMISM = 1.0  # standard deviations added to a guessed accuracy: what is uncertain may be better than it looks
+
+
+class Guide:
+    """The models of one moment of a search: fitted to `told` and to what is `known` from before."""
+
+    def __init__(self, space: SearchSpace, goals: Goals, told: Sequence[Candidate], known: Known) -> None:
+        self._goals = goals
+        self._front = sorted(
+            (goals.load(x.ms), x.accuracy or 0.0) for x in told if x.is_scored and goals.violation(x.ms) == 0
+        )
+        self._latency = _latency_models(told, known)
+        scored = [(x.subnet, x.accuracy) for x in told if x.is_scored and x.accuracy is not None]
+        self._scores = [score for _, score in scored]
+        self._accuracy: AccuracyModel | None = None
+        if len(scored) >= LEAST_SUBNETS:
+            self._accuracy = AccuracyModel(space, [x for x, _ in scored], self._scores)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether enough was measured to guess accuracies and the latencies of at least one precision per target."""
+        targets = {target for target, _ in self._latency}
+        return self._accuracy is not None and len(targets) == len(self._goals.constraints_ms)
+
+    def latencies(self, designs: Sequence[Design]) -> tuple[Array, Array] | None:
+        """Guessed ms and standard deviations, [designs, targets] each; None where a target has too few engines.
+
+        A precision that was hardly measured yet is guessed to be as fast as the fastest that was, with a doubt of half.
+        """
+        targets = len(self._goals.constraints_ms)
+        means, spreads = np.zeros((len(designs), targets)), np.zeros((len(designs), targets))
+        for target in range(targets):
+            known = {precision: model for (t, precision), model in self._latency.items() if t == target}
+            if not known:
+                return None
+            for precision in sorted({x.precisions[target] for x in designs}):
+                rows = [i for i, x in enumerate(designs) if x.precisions[target] == precision]
+                subnets = [designs[i].subnet for i in rows]
+                if precision in known:
+                    means[rows, target], spreads[rows, target] = known[precision](subnets)
+                else:
+                    means[rows, target] = np.min([model(subnets)[0] for model in known.values()], axis=0)
+                    spreads[rows, target] = 0.5 * means[rows, target]
+        return means, spreads
+
+    def choose(self, designs: Sequence[Design], count: int) -> list[int]:
+        """Indices of the `count` designs expected to add most to the front within the constraints.
+
+        One after the other: each is counted as if its guess had come true, so that the next one looks elsewhere.
+        Empty where a model is missing.
+        """
+        timed = self.latencies(designs)
+        if timed is None or self._accuracy is None or not designs:
+            return []
+        ms, spread = timed
+        loads = np.array([self._goals.load(row) for row in ms])
+        # How likely each limit is met, from how far the guess is from it; a logistic stands in for the normal.
+        certainty = np.array([self._goals.load(row) for row in ms + spread]) - loads + 1e-9
+        feasible = 1 / (1 + np.exp(np.clip(1.7 * (loads - 1.0) / certainty, -50, 50)))
+        guess, doubt = self._accuracy([x.subnet for x in designs])
+        hoped = guess + _OPTIMISM * doubt
+        worst = min([*self._scores, float(guess.min())]) - 1e-6
+        floor = self._goals.focus
+        front = [(max(load, floor), score) for load, score in self._front]
+        chosen: list[int] = []
+        for _ in range(min(count, len(designs))):
+            now = area(sorted(front), accuracy=worst, latency_ms=_EDGE)
+            gains = np.array([self._gain(front, now, loads[i], hoped[i], worst, floor) for i in range(len(designs))])
+            # Where nothing gains, the most accurate guess that fits goes first.
+            gains = gains * feasible + 1e-9 * feasible * (hoped - worst)
+            gains[chosen] = -1.0
+            best = int(np.argmax(gains))
+            chosen.append(best)
+            front.append((max(float(loads[best]), floor), float(guess[best])))
+        return chosen
+
+    def _gain(
+        self, front: list[tuple[float, float]], now: float, load: float, score: float, worst: float, floor: float
+    ) -> float:
+        # A design guessed slightly over the limit counts as at it: `feasible` carries the doubt.
+        point = (min(max(float(load), floor), 1.0), float(score))
+        return area(sorted([*front, point]), accuracy=worst, latency_ms=_EDGE) - now
+
+
+def _latency_models(told: Sequence[Candidate], known: Known) -> dict[tuple[int, str], LatencyModel]:
+    measured: dict[tuple[int, str], dict[SubnetConfig, float]] = {
+        key: {subnet.renumbered(): ms for subnet, ms in pairs} for key, pairs in known.items()
+    }
+    for x in told:
+        for target, (precision, timing) in enumerate(zip(x.design.precisions, x.latencies, strict=False)):
+            measured.setdefault((target, precision), {})[x.subnet.renumbered()] = timing.ms
+    models = {}
+    for key, pairs in measured.items():
+        newest = list(pairs.items())[-_MOST_ENGINES:]
+        if len(newest) >= LEAST_ENGINES:
+            models[key] = LatencyModel([x for x, _ in newest], [ms for _, ms in newest])
+    return models

@@ -1,0 +1,1 @@
+"""The ways to choose what is evaluated next, all behind the one interface of `search.strategy`."""

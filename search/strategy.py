@@ -1,0 +1,35 @@
+"""What every way of searching fulfils: it is asked for designs, and told what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from search.candidate import Candidate
+from search.design import Design
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """A design to evaluate, and the latencies a model guesses for it, if there is a model already."""
+
+    design: Design
+    predicted_ms: tuple[float, ...] | None = None
+
+
+class Strategy(Protocol):
+    """Decides from what it is told and its own `rng` alone, so that a replayed search takes the same path."""
+
+    @property
+    def name(self) -> str:
+        """As a recipe names it."""
+        ...
+
+    def ask(self, count: int) -> list[Proposal]:
+        """At most `count` designs that were never asked for before; none where it finds no more."""
+        ...
+
+    def tell(self, candidates: Sequence[Candidate]) -> None:
+        """What came of the designs asked for last, in their order."""
+        ...
