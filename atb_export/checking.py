@@ -8,8 +8,8 @@ import onnx
 
 from atb_export.dense import DenseModel
 from atb_export.errors import VerificationError
-from atb_export.packing import verify_dense, verify_onnx
-from atb_export.verify import Parity, compare, engine_logits, probe_texts, reference_logits
+from atb_export.packing import INT8_MODEL, verify_dense, verify_onnx, verify_rounding, wanted_logits
+from atb_export.verify import Parity, compare, engine_logits, probe_texts
 from runtime.engine import backend
 from runtime.manifest import Bundle, EngineEntry
 from runtime.onnx_file import sha256_of
@@ -23,13 +23,16 @@ def takes_pairs(bundle: Bundle) -> bool:
 
 
 def verify_bundle(bundle: Bundle, model: DenseModel, texts: TokenizedTexts) -> list[Parity]:
-    """The `transformers` folder, the ONNX file and every engine against the float64 network inside the bundle.
+    """The `transformers` folder, the ONNX file and every engine against the float64 network inside the bundle;
+    int8 engines against its int8 graph, and that against the network.
 
     Engines that cannot run here are skipped with the reason, after what can be checked without running them.
     """
     name = bundle.manifest.name
     rows = verify_dense(model, bundle.folder, texts, name=name)
     rows += verify_onnx(model, bundle.folder / "model.onnx", texts, name=name)
+    if INT8_MODEL in bundle.manifest.files:
+        rows += verify_rounding(model, bundle.folder / INT8_MODEL, texts, name=name)
     return rows + [_verify_engine(bundle, entry, model, texts) for entry in bundle.manifest.engines]
 
 
@@ -46,7 +49,7 @@ def _verify_engine(bundle: Bundle, entry: EngineEntry, model: DenseModel, texts:
             name,
             target.label,
             engine_logits(engine, probes),
-            reference_logits(model.net, probes),
+            wanted_logits(model, bundle.folder, target, probes),
             precision=engine.effective_precision,
         )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 # 20 is the first opset with Gelu, and all three runtimes read it; nothing here needs a later one.
 OPSET = 20
@@ -22,7 +23,7 @@ class GraphBuilder:
     def __init__(self, name: str) -> None:
         self.name = name
         self._nodes: list[onnx.NodeProto] = []
-        self._weights: dict[str, onnx.TensorProto] = {}
+        self._weights: dict[str, NDArray[Any]] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
 
@@ -36,11 +37,9 @@ class GraphBuilder:
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)))
 
     def weight(self, name: str, values: NDArray[Any]) -> str:
-        """Stores a constant once, under its own name."""
-        known = self._weights.get(name)
-        if known is None:
-            self._weights[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
-        elif not np.array_equal(numpy_helper.to_array(known), values):
+        """Stores a constant once, under its own name; its values are read when the graph is built."""
+        known = self._weights.setdefault(name, values)
+        if known is not values and not np.array_equal(known, values):
             raise ValueError(f"the weight {name} is given twice with different values")
         return name
 
@@ -65,12 +64,75 @@ class GraphBuilder:
         self._nodes.append(helper.make_node("Split", [x, lengths], list(names), name=f"split.{names[0]}", axis=-1))
         return list(names)
 
+    def structure(self) -> str:
+        """Sha256 (hexadecimal) of everything but the values of float weights, which no latency depends on.
+
+        Nodes with their attributes, inputs, outputs, opset, and of every weight name, shape and type; int64 weights,
+        which are shapes and axes, count with their values.
+        """
+        found = hashlib.sha256(f"opset {OPSET}".encode())
+        for part in (*self._inputs, *self._outputs, *self._nodes):
+            text = part.SerializeToString(deterministic=True)
+            found.update(f"\n{len(text)} ".encode() + text)
+        for name, values in self._weights.items():
+            constant = values.tolist() if values.dtype == np.int64 else ""
+            found.update(f"\n{name} {values.dtype.name} {list(values.shape)} {constant}".encode())
+        return found.hexdigest()
+
     def build(self) -> onnx.ModelProto:
-        """The finished model, checked against the ONNX specification."""
-        graph = helper.make_graph(
-            self._nodes, self.name, self._inputs, self._outputs, initializer=list(self._weights.values())
-        )
-        opset = helper.make_opsetid("", OPSET)
-        model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="atb-export")
-        onnx.checker.check_model(model)
-        return model
+        """The finished model, checked against the ONNX specification: what `to_bytes` writes, read back."""
+        return onnx.load_from_string(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """The finished model as a file's content, every weight copied once; byte for byte what onnx would write.
+
+        onnx's own way copies tens of megabytes of weights four times, and its checker once more, which for a small
+        net takes longer than compiling it. Here the structure is checked, with the weights declared as inputs.
+        """
+        weights = {name: np.asarray(values, order="C") for name, values in self._weights.items()}
+        head = onnx.ModelProto(ir_version=IR_VERSION, producer_name="atb-export")
+        nodes = onnx.GraphProto(node=self._nodes, name=self.name)
+        ports = onnx.GraphProto(input=self._inputs, output=self._outputs)
+        tail = onnx.ModelProto(opset_import=[helper.make_opsetid("", OPSET)])
+        _check(head, nodes, ports, tail, weights)
+        parts: list[bytes | memoryview] = [nodes.SerializeToString()]
+        for name, values in weights.items():
+            spec = onnx.TensorProto(dims=values.shape, data_type=_type(values), name=name).SerializeToString()
+            spec += _lead(onnx.TensorProto.RAW_DATA_FIELD_NUMBER, values.nbytes)
+            parts += [_lead(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, len(spec) + values.nbytes), spec]
+            parts.append(values.reshape(-1).view(np.uint8).data)
+        parts.append(ports.SerializeToString())
+        size = sum(memoryview(part).nbytes for part in parts)
+        start = head.SerializeToString() + _lead(onnx.ModelProto.GRAPH_FIELD_NUMBER, size)
+        return b"".join([start, *parts, tail.SerializeToString()])
+
+
+def _check(
+    head: onnx.ModelProto,
+    nodes: onnx.GraphProto,
+    ports: onnx.GraphProto,
+    tail: onnx.ModelProto,
+    weights: dict[str, NDArray[Any]],
+) -> None:
+    model = onnx.ModelProto()
+    model.MergeFrom(head)
+    model.MergeFrom(tail)
+    model.graph.MergeFrom(nodes)
+    model.graph.MergeFrom(ports)
+    model.graph.input.extend(helper.make_tensor_value_info(name, _type(x), x.shape) for name, x in weights.items())
+    onnx.checker.check_model(model)
+
+
+def _type(values: NDArray[Any]) -> int:
+    found: int = helper.np_dtype_to_tensor_dtype(values.dtype)
+    return found
+
+
+def _lead(field: int, size: int) -> bytes:
+    """What comes before a field of `size` bytes: its key and its size as varints (protobuf's wire format)."""
+    found = bytearray([field << 3 | 2])
+    while size > 0x7F:
+        found.append(size & 0x7F | 0x80)
+        size >>= 7
+    found.append(size)
+    return bytes(found)

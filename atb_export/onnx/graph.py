@@ -9,13 +9,14 @@ What it leaves out, and why the answer stays the same:
   q.(W_k x + b_k) = (W_k^T q).x + const, where the constant is the same for all positions and drops out of
   softmax; and the weighted sum of W_v x + b_v is W_v (weighted sum of x) + b_v, as the weights sum to one.
 
-Writing it takes milliseconds, so a search measures the very graph that is shipped.
+Writing it takes milliseconds, so a search measures the very graph that is shipped. Whatever is computed with weights
+is computed by torch, so that the graph of a network without any (on torch's meta device) has the same structure.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -23,35 +24,52 @@ import torch
 from numpy.typing import NDArray
 
 from atb_export.onnx.builder import GraphBuilder
-from supernet.model import Supernet
+from supernet.facts import ModelFacts
+from supernet.model import CellWeights, LayerWeights, Supernet
 from supernet.space import LayerConfig, SubnetConfig
 
-Array = NDArray[np.float32]
+Linear = tuple[torch.Tensor, torch.Tensor]
 
 # exp(-10000) is 0 in every float type in use, and the value itself is finite in all of them, fp16 included.
 _MASKED = -10000.0
 
 
-def _array(tensor: torch.Tensor) -> Array:
-    values: Array = tensor.detach().to(torch.float32).cpu().numpy()
+def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
+    """The tensor's values, shared where they are float32 on the CPU; zeros that take no memory where it has none."""
+    if tensor.is_meta:
+        return np.broadcast_to(np.float32(0), tuple(tensor.shape))
+    values: NDArray[np.float32] = tensor.detach().to("cpu", torch.float32).numpy()
     return values
 
 
-def _pair(pair: tuple[torch.Tensor, torch.Tensor]) -> tuple[Array, Array]:
+def _turned(pair: Linear) -> Linear:
     """`nn.Linear`'s [out, in] becomes the [in, out] that MatMul wants."""
-    return _array(pair[0]).T, _array(pair[1])
+    return pair[0].float().T, pair[1].float()
 
 
 class _Encoder:
     """The encoder's graph, part by part; every method takes and returns names of values."""
 
-    def __init__(self, model: Supernet, subnet: SubnetConfig, token_types: bool) -> None:
+    def __init__(self, model: Supernet, subnet: SubnetConfig, token_types: bool, graph: GraphBuilder) -> None:
         self.model = model
         self.subnet = subnet
         self.token_types = token_types
         self.n = subnet.hidden_size
         self.eps = model.facts.layer_norm_eps
-        self.graph = GraphBuilder(f"bert-{subnet.renumbered().key}")
+        self.graph = graph
+
+    def write(self) -> None:
+        """The whole graph."""
+        x, mask = self.embed(), self.mask()
+        for i, cut in enumerate(self.subnet.layers):
+            x = self.layer(x, mask, i, cut, last=i == self.subnet.depth - 1)
+        self.head(x)
+
+    def linear(self, x: str, name: str, weight: torch.Tensor, bias: torch.Tensor) -> str:
+        return self.graph.linear(x, name, _array(weight), _array(bias))
+
+    def norm(self, x: str, name: str, weights: Linear) -> str:
+        return self.graph.layer_norm(x, name, _array(weights[0]), _array(weights[1]), self.eps)
 
     def const(self, *values: int) -> str:
         name = "const." + "_".join(map(str, values))
@@ -60,19 +78,19 @@ class _Encoder:
     def embed(self) -> str:
         g, w = self.graph, self.model.embedding_weights(self.n)
         ids = g.input("input_ids", ("batch", "sequence"))
-        positions = _array(w.position)
+        positions = w.position.float()
         words = g.node("Gather", [g.weight("words", _array(w.word)), ids], "words.of_text")
         if self.token_types:
             types = g.input("token_type_ids", ("batch", "sequence"))
             table = g.weight("token_types", _array(w.token_type))
             words = g.node("Add", [words, g.node("Gather", [table, types], "token_types.of_text")], "words.typed")
         else:
-            positions = positions + _array(w.token_type)[0]
+            positions = positions + w.token_type[0].float()
         length = g.node("Shape", [ids], "length", start=1, end=2)
-        table = g.weight("positions", positions)
+        table = g.weight("positions", _array(positions))
         used = g.node("Slice", [table, self.const(0), length, self.const(0)], "positions.of_text")
         summed = g.node("Add", [words, used], "embeddings.sum")
-        return g.layer_norm(summed, "embeddings", _array(w.norm[0]), _array(w.norm[1]), self.eps)
+        return self.norm(summed, "embeddings", w.norm)
 
     def mask(self) -> str:
         """attention_mask [B, S] of 0 and 1 to the additive [B, 1, 1, S]."""
@@ -92,11 +110,11 @@ class _Encoder:
         masked = self.graph.node("Add", [scores, mask], f"{name}.masked")
         return self.graph.node("Softmax", [masked], f"{name}.probabilities", axis=-1)
 
-    def full_attention(self, x: str, mask: str, name: str, cut: LayerConfig, w: Any) -> str:
+    def full_attention(self, x: str, mask: str, name: str, cut: LayerConfig, w: LayerWeights) -> str:
         g = self.graph
-        (wq, bq), (wk, bk), (wv, bv) = _pair(w.query), _pair(w.key), _pair(w.value)
-        scale = np.float32(1 / math.sqrt(cut.head_size))
-        qkv = g.linear(x, f"{name}.qkv", np.concatenate([wq * scale, wk, wv], 1), np.concatenate([bq * scale, bk, bv]))
+        (wq, bq), (wk, bk), (wv, bv) = _turned(w.query), _turned(w.key), _turned(w.value)
+        scale = 1 / math.sqrt(cut.head_size)
+        qkv = self.linear(x, f"{name}.qkv", torch.cat([wq * scale, wk, wv], 1), torch.cat([bq * scale, bk, bv]))
         q, k, v = g.split(qkv, [f"{name}.query", f"{name}.key", f"{name}.value"], [cut.qkv_size] * 3)
         scores = g.node(
             "MatMul",
@@ -111,13 +129,13 @@ class _Encoder:
         merged = g.node("Transpose", [context], f"{name}.context.rows", perm=[0, 2, 1, 3])
         return g.node("Reshape", [merged, self.const(0, 0, cut.qkv_size)], f"{name}.context.merged")
 
-    def first_token_attention(self, x: str, first: str, mask: str, name: str, cut: LayerConfig, w: Any) -> str:
+    def first_token_attention(self, x: str, first: str, mask: str, name: str, cut: LayerConfig, w: LayerWeights) -> str:
         """The first token's context [B, 1, H*D]; see the module's note for why no key or value is formed."""
         g, (h, d) = self.graph, (cut.heads, cut.head_size)
-        (wq, bq), (wk, _), (wv, bv) = _pair(w.query), _pair(w.key), _pair(w.value)
-        scale = np.float32(1 / math.sqrt(d))
-        query = self.heads(g.linear(first, f"{name}.query", wq * scale, bq * scale), cut, perm=(0, 2, 1, 3))
-        to_input = g.weight(f"{name}.key.weight", wk.reshape(self.n, h, d).transpose(1, 2, 0)[None])  # [1,H,D,N]
+        (wq, bq), (wk, _), (wv, bv) = _turned(w.query), w.key, w.value
+        scale = 1 / math.sqrt(d)
+        query = self.heads(self.linear(first, f"{name}.query", wq * scale, bq * scale), cut, perm=(0, 2, 1, 3))
+        to_input = g.weight(f"{name}.key.weight", _array(wk.reshape(1, h, d, self.n)))
         probe = g.node("MatMul", [query, to_input], f"{name}.probe")  # [B, H, 1, N]
         probe = g.node("Reshape", [probe, self.const(0, 0, self.n)], f"{name}.probe.rows")  # [B, H, N]
         rows = g.node("Transpose", [x], f"{name}.columns", perm=[0, 2, 1])  # [B, N, S]
@@ -125,11 +143,17 @@ class _Encoder:
         flat = g.node("Squeeze", [mask, self.const(1)], f"{name}.mask")  # [B, 1, S]
         mixed = g.node("MatMul", [self.attend(scores, flat, name), x], f"{name}.mixed")  # [B, H, N]
         mixed = g.node("Unsqueeze", [mixed, self.const(2)], f"{name}.mixed.wide")  # [B, H, 1, N]
-        values = g.weight(f"{name}.value.weight", wv.reshape(self.n, h, d).transpose(1, 0, 2)[None])  # [1,H,N,D]
+        values = g.weight(f"{name}.value.weight", _array(wv.reshape(1, h, d, self.n).transpose(2, 3)))  # [1,H,N,D]
         context = g.node("MatMul", [mixed, values], f"{name}.context")  # [B, H, 1, D]
         merged = g.node("Transpose", [context], f"{name}.context.rows", perm=[0, 2, 1, 3])
         merged = g.node("Reshape", [merged, self.const(0, 0, cut.qkv_size)], f"{name}.context.merged")
-        return g.node("Add", [merged, g.weight(f"{name}.value.bias", bv)], f"{name}.context.biased")
+        return g.node("Add", [merged, g.weight(f"{name}.value.bias", _array(bv))], f"{name}.context.biased")
+
+    def feed_forward(self, x: str, name: str, w: CellWeights) -> str:
+        g = self.graph
+        grown = g.node("Gelu", [self.linear(x, f"{name}.intermediate", *_turned(w.intermediate))], f"{name}.gelu")
+        x = g.node("Add", [x, self.linear(grown, f"{name}.output", *_turned(w.output))], f"{name}.output_sum")
+        return self.norm(x, name, w.output_norm)
 
     def layer(self, x: str, mask: str, index: int, cut: LayerConfig, *, last: bool) -> str:
         g, name = self.graph, f"layer{index}"
@@ -140,36 +164,67 @@ class _Encoder:
             x = first
         else:
             context = self.full_attention(x, mask, name, cut, w)
-        back = g.linear(context, f"{name}.attention_output", *_pair(w.attention_output))
+        back = self.linear(context, f"{name}.attention_output", *_turned(w.attention_output))
         x = g.node("Add", [x, back], f"{name}.attention_sum")
-        x = g.layer_norm(x, f"{name}.attention", _array(w.attention_norm[0]), _array(w.attention_norm[1]), self.eps)
-        grown = g.node("Gelu", [g.linear(x, f"{name}.intermediate", *_pair(w.intermediate))], f"{name}.gelu")
-        x = g.node("Add", [x, g.linear(grown, f"{name}.output", *_pair(w.output))], f"{name}.output_sum")
-        return g.layer_norm(x, name, _array(w.output_norm[0]), _array(w.output_norm[1]), self.eps)
+        x = self.norm(x, f"{name}.attention", w.attention_norm)
+        for i, cell in enumerate(w.cells):
+            x = self.feed_forward(x, name if i == 0 else f"{name}.cell{i}", cell)
+        return x
 
     def head(self, first: str) -> None:
         g, w = self.graph, self.model.head_weights(self.n)
         token = g.node("Reshape", [first, self.const(0, self.n)], "first_token")
-        pooled = g.node("Tanh", [g.linear(token, "pooler", *_pair(w.pooler))], "pooled")
-        g.linear(pooled, "logits", *_pair(w.classifier))
+        pooled = g.node("Tanh", [self.linear(token, "pooler", *_turned(w.pooler))], "pooled")
+        self.linear(pooled, "logits", *_turned(w.classifier))
         g.output("logits", ("batch", self.model.facts.num_labels))
 
 
+@torch.no_grad()
 def graph_from_supernet(
-    model: Supernet, subnet: SubnetConfig | None = None, *, token_types: bool = False
+    model: Supernet,
+    subnet: SubnetConfig | None = None,
+    *,
+    token_types: bool = False,
+    builder: Callable[[str], GraphBuilder] = GraphBuilder,
 ) -> onnx.ModelProto:
     """The ONNX classifier of one subnet: int64 [batch, sequence] inputs, float32 `logits` [batch, labels].
 
     Without `subnet` it is the model's own largest shape, which is how a dense model is exported. With
     `token_types` the graph has the input `token_type_ids`, else all tokens are of the first segment.
+    `builder` is made with the graph's name; every product with a matrix of `nn.Linear` goes through its `linear`.
     """
+    return _written(model, subnet, token_types, builder).build()
+
+
+@torch.no_grad()
+def graph_bytes(
+    model: Supernet,
+    subnet: SubnetConfig | None = None,
+    *,
+    token_types: bool = False,
+    builder: Callable[[str], GraphBuilder] = GraphBuilder,
+) -> bytes:
+    """`graph_from_supernet` as a file's content, to the byte; what is measured and what is shipped come from here."""
+    return _written(model, subnet, token_types, builder).to_bytes()
+
+
+def _written(
+    model: Supernet, subnet: SubnetConfig | None, token_types: bool, builder: Callable[[str], GraphBuilder]
+) -> GraphBuilder:
     subnet = model.shape if subnet is None else subnet
     if not subnet.fits(model.shape):
         raise ValueError(f"subnet {subnet} does not fit in the supernet {model.shape}")
-    encoder = _Encoder(model, subnet, token_types)
-    x = encoder.embed()
-    mask = encoder.mask()
-    for i, cut in enumerate(subnet.layers):
-        x = encoder.layer(x, mask, i, cut, last=i == subnet.depth - 1)
-    encoder.head(x)
-    return encoder.graph.build()
+    graph = builder(f"bert-{subnet.renumbered().key}")
+    _Encoder(model, subnet, token_types, graph).write()
+    return graph
+
+
+@torch.no_grad()
+def graph_hash(subnet: SubnetConfig, facts: ModelFacts, *, token_types: bool) -> str:
+    """`GraphBuilder.structure` of a subnet's graph, without any weights: what its latency can depend on.
+
+    Subnets that differ only in which of the supernet's layers they keep have one graph.
+    """
+    with torch.device("meta"):
+        model = Supernet(shape=subnet.renumbered(), facts=facts)
+    return _written(model, None, token_types, GraphBuilder).structure()

@@ -20,8 +20,10 @@ import atb_export.packing
 from atb_export.card import model_card
 from atb_export.checking import takes_pairs, verify_bundle
 from atb_export.dense import DenseModel, load_dense
-from atb_export.errors import VerificationError
+from atb_export.errors import AtbError, VerificationError
+from atb_export.onnx.quantise import quantised_graph
 from atb_export.packing import Origin, Packed, pack
+from atb_export.verify import TOLERANCES, engine_logits, probe_texts, reference_logits
 from runtime.engine import backend
 from runtime.errors import AtbRuntimeError, BackendUnavailable, BundleError
 from runtime.manifest import EngineEntry, Manifest, ModelFacts, read_bundle, write_manifest
@@ -200,6 +202,66 @@ def spoil(path: Path) -> None:
     values.flat[0] += 3.0
     weight.CopyFrom(numpy_helper.from_array(values, weight.name))
     path.write_bytes(model.SerializeToString())
+
+
+INT8 = [replace(target, precision="int8") for target in CPU]
+
+
+def test_an_int8_bundle_holds_both_graphs_and_is_held_against_its_own(
+    model: DenseModel, probes: TokenizedTexts, tmp_path: Path
+) -> None:
+    texts = probe_texts(probes, length=16, count=len(probes))
+    packed = pack(model, tmp_path / "bundle", [*CPU, *INT8], texts=texts, origin=ORIGIN, calibration=probes)
+    bundle = read_bundle(packed.folder)
+    entries = bundle.manifest.engines
+    assert [x.effective_precision for x in entries] == ["f32", "f32", "int8", "int8"]
+    assert [x.artifact for x in entries] == [
+        "openvino/model.xml",
+        "model.onnx",
+        "openvino-int8/model.xml",
+        "int8/model.onnx",
+    ]
+    assert {"int8/model.onnx", "openvino-int8/model.bin"} <= set(bundle.manifest.files)
+    again = verify_bundle(bundle, load_dense(packed.folder), texts)
+    assert [x.stage for x in again] == [x.stage for x in packed.parity]
+    assert all(x.passed for x in again)
+    stages = {x.stage: x for x in packed.parity}
+    assert stages["onnx int8 (rounding)"].tolerance == TOLERANCES["rounding"]
+    assert (stages["onnx int8 (rounding)"].max_abs_error or 0) > 1e-3
+    for entry in entries[2:]:
+        row = stages[entry.target.label]
+        assert row.passed
+        assert (row.tolerance, row.rows) == (TOLERANCES["int8"], len(texts))
+        assert (row.max_abs_error or 0) < 1e-3
+        with backend(entry.target.backend).load(bundle.artifact(entry), entry.target) as engine:
+            got = engine_logits(engine, texts)
+        assert 1e-3 < np.abs(got - reference_logits(model.net, texts)).max() < 0.5
+
+
+def test_int8_without_texts_to_calibrate_on_is_told(model: DenseModel, probes: TokenizedTexts, tmp_path: Path) -> None:
+    with pytest.raises(AtbError, match=r"openvino-CPU-int8-b1-l16-t1 needs real texts to calibrate int8 on"):
+        pack(model, tmp_path / "bundle", [CPU[1], INT8[0]], texts=probes, origin=ORIGIN)
+    assert nothing_is_left(tmp_path)
+
+
+def test_an_int8_engine_of_another_graph_is_refused(
+    model: DenseModel, probes: TokenizedTexts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine is built from a graph whose ranges are half of those it is verified by."""
+    spoilt = quantised_graph(model.net, model.net.shape, probes, token_types=False)
+    for x in spoilt.graph.initializer:
+        if x.name.endswith("input.scale"):
+            x.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(x) / 2, x.name))
+    (tmp_path / "spoilt.onnx").write_bytes(spoilt.SerializeToString())
+    build = atb_export.packing.build_engine
+    monkeypatch.setattr(
+        atb_export.packing,
+        "build_engine",
+        lambda model, onnx, *rest, **names: build(model, tmp_path / "spoilt.onnx", *rest, **names),
+    )
+    with pytest.raises(VerificationError, match="openvino-CPU-int8"):
+        pack(model, tmp_path / "bundle", INT8[:1], texts=probes, origin=ORIGIN, calibration=probes)
+    assert [x.name for x in tmp_path.iterdir()] == ["spoilt.onnx"]
 
 
 def nothing_is_left(folder: Path) -> bool:

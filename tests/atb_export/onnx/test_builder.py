@@ -73,3 +73,37 @@ def test_a_graph_against_the_specification_is_refused() -> None:
     g.output("sum", ("batch", "sequence", 6))
     with pytest.raises(onnx.checker.ValidationError, match="nowhere"):
         g.build()
+
+
+def structure(**changes: Any) -> str:
+    """Of a small graph; `changes` are to its table, its axis, its type, its names and its constant."""
+    given = {"table": TABLE, "axis": 0, "name": "rows", "start": 0} | changes
+    g = GraphBuilder("small")
+    ids = g.input("ids", ("batch", "sequence"))
+    g.node("Gather", [g.weight("table", given["table"]), ids], given["name"], axis=given["axis"])
+    g.node("Add", [ids, g.weight("start", np.array([given["start"]]))], "moved")
+    return g.structure()
+
+
+def test_the_structure_leaves_out_the_values_of_floats_and_nothing_else() -> None:
+    assert len(structure()) == 64
+    assert structure() == structure(table=TABLE + 1) == structure(table=np.broadcast_to(np.float32(0), (10, 6)))
+    others = [
+        structure(**x)
+        for x in (
+            {"table": TABLE[:9]},
+            {"table": TABLE.T},
+            {"table": TABLE.astype(np.float64)},
+            {"axis": 1},
+            {"name": "other"},
+            {"start": 1},
+        )
+    ]
+    assert len({structure(), *others}) == 7
+
+
+def test_a_weight_given_twice_is_given_alike() -> None:
+    g, _ = lookup()
+    g.weight("table", TABLE.copy())
+    with pytest.raises(ValueError, match="table is given twice with different values"):
+        g.weight("table", TABLE + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from math import prod
 from random import Random
@@ -14,14 +15,15 @@ import pytest
 import torch
 from torch import nn
 
-from atb_export.onnx.graph import graph_from_supernet
+from atb_export.onnx.builder import GraphBuilder
+from atb_export.onnx.graph import graph_from_supernet, graph_hash
 from supernet.cost import flops
 from supernet.facts import ModelFacts
 from supernet.model import Supernet
 from supernet.space import LayerConfig, SubnetConfig
 
 FACTS = ModelFacts(vocab_size=100, max_position_embeddings=24, num_labels=3)
-SHAPE = SubnetConfig.uniform(hidden_size=48, depth=4, heads=4, head_size=12, ffn_size=40)
+SHAPE = SubnetConfig.uniform(hidden_size=48, depth=4, heads=4, head_size=12, ffn_size=40, ffn_stack=3)
 # (rows, length): alone and together, one token, an odd length, the whole position table
 SIZES = ((1, 1), (1, 9), (4, 7), (3, 24))
 
@@ -54,7 +56,13 @@ def draw_subnet(seed: int, *, depth: int | None = None) -> SubnetConfig:
     rng = Random(seed)
     kept = sorted(rng.sample(range(4), depth or rng.randint(1, 4)))
     layers = (
-        LayerConfig(source=i, heads=rng.randint(1, 4), head_size=rng.randint(1, 12), ffn_size=rng.randint(1, 40))
+        LayerConfig(
+            source=i,
+            heads=rng.randint(1, 4),
+            head_size=rng.randint(1, 12),
+            ffn_size=rng.randint(1, 40),
+            ffn_stack=rng.choice((1, 1, 2, 3)),
+        )
         for i in kept
     )
     return SubnetConfig(hidden_size=rng.randint(2, 48), layers=tuple(layers))
@@ -199,10 +207,109 @@ def test_flops_are_those_of_the_graphs_matrix_products(seed: int) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"hidden_size": 49}, {"heads": 5}, {"head_size": 13}, {"ffn_size": 41}, {"depth": 2, "sources": [1, 4]}],
+    [
+        {"hidden_size": 49},
+        {"heads": 5},
+        {"head_size": 13},
+        {"ffn_size": 41},
+        {"ffn_stack": 4},
+        {"depth": 2, "sources": [1, 4]},
+    ],
 )
 def test_a_subnet_that_does_not_fit_is_refused(wrong: dict[str, Any]) -> None:
     """Cutting past the end would quietly give a smaller graph under the wrong name."""
     sizes = {"hidden_size": 48, "depth": 2, "heads": 4, "head_size": 12, "ffn_size": 40}
     with pytest.raises(ValueError, match="does not fit"):
         graph_from_supernet(make_supernet(), SubnetConfig.uniform(**(sizes | wrong)))
+
+
+# --- the graph without its weights ----------------------------------------------------------------------------------
+
+
+class Kept(GraphBuilder):
+    """Remembers the last one, and which products went through `linear`."""
+
+    last: Kept
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.linears: list[str] = []
+        Kept.last = self
+
+    def linear(self, x: str, name: str, weight: Any, bias: Any) -> str:
+        self.linears.append(name)
+        return super().linear(x, name, weight, bias)
+
+
+def bare(model: onnx.ModelProto) -> bytes:
+    """A graph with everything but its name and the values of its floats."""
+    model.graph.name = ""
+    for weight in model.graph.initializer:
+        if weight.data_type == onnx.TensorProto.FLOAT:
+            weight.ClearField("raw_data")
+    return model.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("types", [False, True])
+@pytest.mark.parametrize("seed", range(8))
+def test_the_hash_is_that_of_the_graph_really_built(seed: int, types: bool) -> None:
+    subnet = draw_subnet(seed, depth=1 if seed < 2 else None)
+    digest = graph_hash(subnet, FACTS, token_types=types)
+    assert len(digest) == 64
+    for weights in (1, 2):
+        graph_from_supernet(make_supernet(weights), subnet, token_types=types, builder=Kept)
+        assert Kept.last.structure() == digest
+
+
+def test_hashes_are_equal_where_bare_graphs_are() -> None:
+    """Over neighbours in every dimension, every fact, and subnets that keep other layers."""
+    base = SubnetConfig.uniform(hidden_size=24, depth=2, heads=2, head_size=6, ffn_size=20, ffn_stack=2)
+    first, second = base.layers
+    found = [(base, FACTS, False), (base, FACTS, True)]
+    for change in ({"heads": 3}, {"head_size": 7}, {"heads": 4, "head_size": 3}, {"ffn_size": 21}, {"ffn_stack": 1}):
+        for layers in ((dataclasses.replace(first, **change), second), (first, dataclasses.replace(second, **change))):
+            found.append((dataclasses.replace(base, layers=layers), FACTS, False))
+    other = dataclasses.replace(base, layers=(first, dataclasses.replace(second, source=3)))
+    found += [(dataclasses.replace(base, hidden_size=25), FACTS, False), (other, FACTS, False)]
+    found.append((dataclasses.replace(base, layers=(first,)), FACTS, False))
+    for fact in (
+        {"vocab_size": 101},
+        {"max_position_embeddings": 25},
+        {"num_labels": 4},
+        {"layer_norm_eps": 1e-5},
+        {"type_vocab_size": 3},
+    ):
+        for types in (False, True):
+            found.append((base, dataclasses.replace(FACTS, **fact), types))
+    hashes, graphs = [], []
+    for subnet, facts, types in found:
+        hashes.append(graph_hash(subnet, facts, token_types=types))
+        graphs.append(bare(graph_from_supernet(make_supernet(facts=facts), subnet, token_types=types)))
+    for i in range(len(found)):
+        for j in range(i):
+            assert (hashes[i] == hashes[j]) == (graphs[i] == graphs[j]), (found[i], found[j])
+    assert hashes[found.index((other, FACTS, False))] == hashes[0]
+    # the table of token types is only in graphs that read it, so it may be longer unnoticed in the others
+    assert len(set(hashes)) == len(hashes) - 2
+
+
+def test_a_real_vocabulary_costs_the_hash_nothing() -> None:
+    """No table is made: nothing near the 2 TB that this one would take."""
+    facts = ModelFacts(vocab_size=500_000_000, max_position_embeddings=512)
+    subnet = SubnetConfig.uniform(hidden_size=1024, depth=2, heads=16, ffn_size=4096)
+    assert len(graph_hash(subnet, facts, token_types=False)) == 64
+
+
+def test_all_linears_go_through_the_builder() -> None:
+    subnet = SubnetConfig.uniform(hidden_size=24, depth=2, heads=2, head_size=6, ffn_size=20, ffn_stack=2)
+    graph_from_supernet(make_supernet(), subnet, builder=Kept)
+    cells = [f"{cell}.{part}" for cell in ("{}", "{}.cell1") for part in ("intermediate", "output")]
+    wanted = ["layer0.qkv", "layer0.attention_output", *(x.format("layer0") for x in cells)]
+    wanted += ["layer1.query", "layer1.attention_output", *(x.format("layer1") for x in cells), "pooler", "logits"]
+    assert Kept.last.linears == wanted
+
+
+def test_a_model_in_another_float_type_is_exported_in_float32() -> None:
+    model, subnet = make_supernet(), draw_subnet(3)
+    wide = graph_from_supernet(make_supernet().double(), subnet).SerializeToString(deterministic=True)
+    assert wide == graph_from_supernet(model, subnet).SerializeToString(deterministic=True)
