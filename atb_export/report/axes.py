@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from atb_export.report import digits
+from atb_export.report.candidates import Target
 from atb_export.report.svg import Chart, colour, drawing
 
 Result = Mapping[str, Any]
@@ -44,15 +46,50 @@ def models(result: Result) -> list[Mapping[str, Any]]:
     return [result["teacher"], *result["baselines"], result["winner"]]
 
 
-def measured(result: Result) -> list[Mapping[str, Any]]:
-    """The candidates that have a latency and an accuracy."""
-    return [
-        c
-        for c in result["candidates"]
-        if c.get("status") == "measured"
-        and digits.number(c.get("latency_ms"))
-        and digits.number(c.get("accuracy")) is not None
-    ]
+def panels(chart: Chart, targets: Sequence[Target], *, wide: bool, room: float = 8.0) -> list[Any]:
+    """One axes for each target; where there are several each has its name above, `room` points from the axes."""
+    columns = min(len(targets), 2 if wide else 1)
+    grid = chart.figure.subplots(math.ceil(len(targets) / columns), columns, squeeze=False)
+    cells = [axes for line in grid for axes in line]
+    chart.figure.get_layout_engine().set(wspace=0.06, hspace=0.06)
+    for axes in cells[len(targets) :]:
+        axes.set_visible(False)
+    for axes, target in zip(cells, targets, strict=False):
+        if len(targets) > 1:
+            axes.set_title(digits.clean(target.label, 40), loc="left", color=colour("ink"), fontweight="bold", pad=room)
+        axes.grid(lw=0.7)
+        axes.set_axisbelow(True)
+        axes.spines["left"].set_visible(False)
+    return cells[: len(targets)]
+
+
+def panel_rows(count: int, *, wide: bool) -> int:
+    """How many rows `panels` makes of that many."""
+    return math.ceil(count / 2) if wide else count
+
+
+def limit_line(axes: Any, limit: float | None, *, vertical: bool = True) -> None:
+    """The most that is allowed, as a dashed line."""
+    if limit is not None:
+        line = axes.axvline if vertical else axes.axhline
+        line(limit, color=colour("limit"), lw=1.1, ls=(0, (4, 3)), zorder=1)
+
+
+def name_limit(axes: Any, limit: float | None, *, vertical: bool = True) -> Any:
+    """Writes beside the limit line how much it is, and returns the text; the axis' ends are settled."""
+    if limit is None:
+        return None
+    late = vertical and is_late(axes, limit)
+    return axes.annotate(
+        f"limit {digits.ms(limit)}",
+        (limit, 0) if vertical else (0, limit),
+        xycoords=("data", "axes fraction") if vertical else ("axes fraction", "data"),
+        xytext=(-4 if late else 4, 6 if vertical else 4),
+        textcoords="offset points",
+        ha="right" if late else "left",
+        color=colour("limit"),
+        fontsize=8.5,
+    )
 
 
 def legend(axes: Any, entries: Sequence[tuple[str, str, str]], loc: str = "lower right") -> None:
@@ -61,8 +98,47 @@ def legend(axes: Any, entries: Sequence[tuple[str, str, str]], loc: str = "lower
     axes.legend(handles=handles, loc=loc, frameon=False, fontsize=8.5, labelcolor=colour("muted"), handletextpad=0.3)
 
 
+def legend_above(axes: Any, title: str) -> None:
+    """What is drawn with a label, in one line above the axes, where it covers nothing."""
+    axes.plot([], [], lw=0, label=title)
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(
+        [handles[-1], *handles[:-1]],
+        [labels[-1], *labels[:-1]],
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        bbox_transform=axes.transAxes + ScaledTranslation(-14 / 72, 0, axes.figure.dpi_scale_trans),
+        borderaxespad=0.2,
+        borderpad=0.2,
+        ncols=len(labels),
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=colour("muted"),
+        handlelength=1.1,
+        handletextpad=0.35,
+        columnspacing=0.9,
+    )
+
+
+def say(axes: Any, words: str, at: tuple[float, float], coordinates: Any, *, ink: str, size: float = 9.0) -> Any:
+    """Writes into the corner `at`, to the right of a left end and below an upper one; returns the text."""
+    right, below = at[0] == 0, at[1] == 1
+    return axes.annotate(
+        words,
+        at,
+        xycoords=coordinates,
+        xytext=(6 if right else -6, -4 if below else 4),
+        textcoords="offset points",
+        ha="left" if right else "right",
+        va="top" if below else "bottom",
+        color=colour(ink),
+        fontsize=size,
+        bbox={"facecolor": colour("paper"), "lw": 0, "pad": 1.5} if below else None,
+    )
+
+
 def score_axis(axes: Any, metric: str) -> None:
-    """A small legend; `entries` are colour, marker and text."""
+    """Grid and labels of a vertical axis of scores: percent for accuracies."""
     axes.grid(axis="y", lw=0.7)
     axes.set_axisbelow(True)
     axes.spines["left"].set_visible(False)
@@ -73,7 +149,6 @@ def score_axis(axes: Any, metric: str) -> None:
 
 
 def latency_axis(axes: Any, values: Sequence[float], *, vertical: bool = False) -> None:
-    """Grid and labels of a vertical axis of scores: percent for accuracies."""
     """Logarithmic where the values span more than a factor of 2.5: equal ratios look equal."""
     low, high = min(values), max(values)
     axis = axes.yaxis if vertical else axes.xaxis
@@ -107,7 +182,6 @@ def log_note(axes: Any) -> str:
 
 
 def is_late(axes: Any, x: float) -> bool:
-    """What an axis title adds where the horizontal axis is logarithmic."""
     """Whether x lies in the right part of the axis."""
     low, high = axes.get_xlim()
     if axes.get_xscale() == "log":

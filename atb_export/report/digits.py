@@ -56,6 +56,14 @@ def bounds(interval: Any) -> tuple[float | None, float | None]:
     return number(interval[0]), number(interval[1])
 
 
+def rank(value: Any) -> str:
+    """A rank correlation: two decimals, three where two would say 1.00."""
+    x = number(value)
+    if x is None:
+        return NONE
+    return f"{x:.{3 if 0.99 <= abs(x) < 1 else 2}f}".replace("-", _MINUS)
+
+
 def percent(value: Any, digits: int = 1) -> str:
     """A fraction as a percentage."""
     x = number(value)
@@ -172,5 +180,11 @@ def shape(subnet: Any) -> str:
     """A subnet in one line: hidden 384 · layer 1: 12x32, 768 · layer 5: 8x32, 512."""
     if not isinstance(subnet, Mapping):
         return NONE
-    layers = [f"{x['source']}: {x['heads']}×{x['head_size']}, {x['ffn_size']}" for x in subnet["layers"]]
+    layers = [f"{x['source']}: {x['heads']}×{x['head_size']}, {feed_forward(x)}" for x in subnet["layers"]]
     return " · ".join([f"hidden {subnet['hidden_size']}", *layers])
+
+
+def feed_forward(layer: Mapping[str, Any]) -> str:
+    """A layer's neurons, and how many cells of them are stacked where it is more than one: 512, 2x512."""
+    stack = layer.get("ffn_stack", 1)
+    return f"{layer['ffn_size']}" if stack == 1 else f"{stack}×{layer['ffn_size']}"

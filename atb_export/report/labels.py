@@ -51,7 +51,7 @@ def place(axes: Any, labels: Sequence[Label], *, marks: Iterable[Box] = (), font
     `marks` are boxes in points (see `around`) that labels should leave free.
     """
     taken = list(marks)
-    frame = _frame(axes)
+    frame = taken_by(axes, axes)
     for label in labels:
         x, y = _points(axes, label.x, label.y)
         width = _LETTER * font_size * max(len(line) for line in label.lines)
@@ -77,15 +77,16 @@ def around(axes: Any, x: float, y: float, *, half: float = 5.0, x_range: Any = N
     return Box(left=left - half, bottom=bottom - half, right=right + half, top=top + half)
 
 
+def taken_by(axes: Any, artist: Any) -> Box:
+    """The box of something that is drawn already, in points."""
+    extent, scale = artist.get_window_extent(), 72 / axes.figure.dpi
+    return Box(left=extent.x0 * scale, bottom=extent.y0 * scale, right=extent.x1 * scale, top=extent.y1 * scale)
+
+
 def _points(axes: Any, x: float, y: float) -> tuple[float, float]:
     scale = 72 / axes.figure.dpi
     px, py = axes.transData.transform((x, y))
     return float(px) * scale, float(py) * scale
-
-
-def _frame(axes: Any) -> Box:
-    extent, scale = axes.get_window_extent(), 72 / axes.figure.dpi
-    return Box(left=extent.x0 * scale, bottom=extent.y0 * scale, right=extent.x1 * scale, top=extent.y1 * scale)
 
 
 def _reach(direction: tuple[int, int], distance: float) -> float:

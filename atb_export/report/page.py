@@ -11,37 +11,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from atb_export.report import axes, charts, digits
+from atb_export.report.checked import SCHEMA, checked
 from atb_export.report.paired import paired_chart
+from atb_export.report.palette import DARK, LIGHT
+from atb_export.report.search import search_charts, summary
 from atb_export.report.shape import shape_chart
 from atb_export.report.sweep import sweep_chart
 
-SCHEMA = 1
-_REQUIRED = ("schema", "task", "teacher", "winner", "constraint", "target")
-_OPTIONAL: Mapping[str, Any] = {
-    "recipe": "", "seed": None, "created": None, "baselines": [], "candidates": [], "sweep": [], "parity": [],
-    "paired": [], "spearman_flops_latency": None, "flops_choice": None, "environment": {}, "seconds": {},
-    "engines_measured": None, "engines_failed": None,
-}  # fmt: skip
-_MODEL: Mapping[str, Any] = {
-    "name": "", "description": "", "accuracy_se": None, "latency_ci_ms": None, "params": None, "flops": None,
-    "bundle_bytes": None, "subnet": None,
-}  # fmt: skip
-_TASK: Mapping[str, Any] = {
-    "name": "", "kind": "", "metric": "accuracy", "labels": [], "rows": {}, "transfer_texts": None,
-}  # fmt: skip
-_TARGET: Mapping[str, Any] = {
-    "backend": "", "device": "", "effective_precision": "", "threads": 1, "shape": None,
-}  # fmt: skip
-_CONSTRAINT: Mapping[str, Any] = {"max_ms": None, "of_teacher": None, "statistic": "p50"}
+__all__ = ["SCHEMA", "render", "write_report"]
+
 _SIGNIFICANT = 0.05  # p-values below it are called a difference
 
 
-class ReportError(ValueError):
-    """The result is not one that a report can be made of."""
-
-
 def write_report(result: Mapping[str, Any], path: Path) -> None:
-    """Writes the page of a `result.json` document (schema 1); the file appears whole or not at all.
+    """Writes the page of a `result.json` document (schema 2); the file appears whole or not at all.
 
     Parts a result does not have (baselines, sweep, ...) leave their section out.
     Raises `ReportError` for another schema or where teacher, winner, task, constraint or target are missing.
@@ -58,7 +41,7 @@ def write_report(result: Mapping[str, Any], path: Path) -> None:
 
 def render(result: Mapping[str, Any]) -> str:
     """The page as text; the same result gives the same bytes."""
-    whole = _checked(result)
+    whole = checked(result)
     environment = Environment(
         loader=PackageLoader("atb_export", "report"),
         autoescape=True,
@@ -79,13 +62,18 @@ def render(result: Mapping[str, Any]) -> str:
         "front": charts.front_chart(whole),
         "shape": shape_chart(whole),
         "sweep": sweep_chart(whole),
-        "flops": charts.flops_chart(whole),
         "paired": paired_chart(whole),
     }
+    searched = search_charts(whole)
+    pictures.update({plot.name: plot.picture() for plot in searched})
     return environment.get_template("page.html.jinja").render(
         r=whole,
         metric=whole["task"]["metric"],
         head=_headline(whole),
+        light=LIGHT,
+        dark=DARK,
+        searched=searched,
+        search_summary=summary(whole),
         charts={name: picture and _markup(picture) for name, picture in pictures.items()},
         models=list(reversed(axes.models(whole))),
         role=lambda model: axes.role(whole, model),
@@ -101,41 +89,6 @@ def render(result: Mapping[str, Any]) -> str:
 def _markup(picture: axes.Picture) -> Markup:
     # ElementTree wrote both and escaped every text in them.
     return Markup(f'<div class="wide">{picture.wide}</div><div class="narrow">{picture.narrow}</div>')  # noqa: S704
-
-
-def _checked(result: Mapping[str, Any]) -> dict[str, Any]:
-    missing = [name for name in _REQUIRED if result.get(name) is None]
-    if missing:
-        raise ReportError(f"a report needs {', '.join(_REQUIRED)}; this result lacks {', '.join(missing)}")
-    if result["schema"] != SCHEMA:
-        raise ReportError(
-            f"this version reads results of schema {SCHEMA}, this one is of schema {result['schema']!r}; "
-            "make the report with the version of atb that made the result"
-        )
-    whole: dict[str, Any] = _cleaned({**_OPTIONAL, **{k: v for k, v in result.items() if v is not None}})
-    for part, defaults in (("task", _TASK), ("target", _TARGET), ("constraint", _CONSTRAINT)):
-        whole[part] = {**defaults, **whole[part]}
-    for name in ("teacher", "winner"):
-        whole[name] = {**_MODEL, **whole[name], "name": whole[name].get("name") or name}
-    whole["baselines"] = [{**_MODEL, **model} for model in whole["baselines"]]
-    for model in axes.models(whole):
-        for number in ("accuracy", "latency_ms"):
-            if digits.number(model.get(number)) is None:
-                raise ReportError(
-                    f"every model of a report has a measured {number}; {model.get('name')!r} has {model.get(number)!r}"
-                )
-    return whole
-
-
-def _cleaned(value: Any) -> Any:
-    """A copy whose strings UTF-8 and XML can hold."""
-    if isinstance(value, str):
-        return digits.clean(value)
-    if isinstance(value, Mapping):
-        return {digits.clean(k): _cleaned(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_cleaned(v) for v in value]
-    return value
 
 
 def _headline(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,7 +173,8 @@ def _failures(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[s
     for candidate in candidates:
         if candidate.get("status") == "failed":
             reason = candidate.get("reason") or "no reason recorded"
-            reasons.setdefault(reason, []).append(digits.shape(candidate.get("subnet")))
+            told = f"{digits.shape(candidate['design']['subnet'])} · {', '.join(candidate['design']['precisions'])}"
+            reasons.setdefault(reason, []).append(told)
     return sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0]))
 
 

@@ -66,6 +66,11 @@ def _of(part: int, whole: int | None) -> str:
     return f"{part}" if whole is None or part == whole else f"{part} of {whole}"
 
 
+def _stacked(layer: Mapping[str, int]) -> str:
+    """What a label adds where a layer has several feed-forward cells."""
+    return f", {layer['ffn_stack']} cells" if layer.get("ffn_stack", 1) > 1 else ""
+
+
 class _Pen:
     """Draws rows; lengths along x are model dimensions times `scale`, everything else is in points."""
 
@@ -89,6 +94,14 @@ class _Pen:
         for i in range(layer["heads"]):
             self.bar(i * pitch * self.scale, y, min(layer["head_size"], pitch) - slit, ink, height=height)
 
+    def cells(self, y: float, layer: Mapping[str, int], ink: str, *, height: float = _BAR) -> None:
+        """Stacked feed-forward cells stand below each other and share the height of the row."""
+        count = layer.get("ffn_stack", 1)
+        slit = min(1.5, 0.3 * height / count)
+        each = (height - (count - 1) * slit) / count
+        for i in range(count):
+            self.bar(self.ffn_at, y - i * (each + slit), layer["ffn_size"], ink, height=each)
+
     def layer(self, y: float, source: int, whole: Mapping[str, int] | None, kept: Mapping[str, int] | None) -> None:
         height = _BAR if kept else _FAINT
         name = f"layer {source}"
@@ -97,14 +110,14 @@ class _Pen:
         for layer, ink in ((whole, "grid"), (kept, "winner")):
             if layer:
                 self.heads(y, layer, ink, pitch=pitch, height=height)
-                self.bar(self.ffn_at, y, layer["ffn_size"], ink, height=height)
+                self.cells(y, layer, ink, height=height)
         if kept:
             heads = f"{_of(kept['heads'], whole['heads'] if whole else None)} × {kept['head_size']}"
             self.words(0, y - height - 7, heads, "muted", size=8.0)
             self.words(
                 self.ffn_at,
                 y - height - 7,
-                _of(kept["ffn_size"], whole["ffn_size"] if whole else None),
+                _of(kept["ffn_size"], whole["ffn_size"] if whole else None) + _stacked(kept),
                 "muted",
                 size=8.0,
             )

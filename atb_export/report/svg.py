@@ -5,33 +5,25 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from atb_export.report.palette import LIGHT
+
 # matplotlib paints with these stand-ins; `Chart.svg` turns each into the page's CSS variable of the same
 # name, so that one drawing is right on light and on dark paper.
-COLOURS = (
-    "ink",
-    "muted",
-    "grid",
-    "paper",
-    "winner",
-    "teacher",
-    "baseline",
-    "candidate",
-    "front",
-    "limit",
-    "band",
-)
-_STAND_IN = {name: f"#0f0e{i + 16:02x}" for i, name in enumerate(COLOURS)}
+_STAND_IN: Mapping[str, str] = {name: f"#0f0e{i + 16:02x}" for i, name in enumerate(LIGHT)}
 _VARIABLE = {stand_in: f"var(--{name})" for name, stand_in in _STAND_IN.items()}
+_WORN: ContextVar[Mapping[str, str]] = ContextVar("colours of the drawing", default=_STAND_IN)
 
 _RC = {
     "svg.fonttype": "none",  # text stays text: selectable, small, in the page's font
@@ -65,18 +57,25 @@ _INKED = {
 
 
 def colour(name: str) -> str:
-    """The stand-in matplotlib paints with for one of `COLOURS`."""
-    return _STAND_IN[name]
+    """What matplotlib paints with for a colour of the palette: inside the page a stand-in, in files the colour."""
+    return _WORN.get()[name]
 
 
 class Chart:
-    """One figure, `width` and `height` in points; `key` makes its ids unique on the page."""
+    """One figure, `width` and `height` in points; `key` makes its ids unique on the page.
 
-    def __init__(self, *, key: str, width: float, height: float) -> None:
+    `above`, `below` and, left and right, `side` are points around them, for the words of a picture that stands
+    alone. `area` is what is left to the axes, in fractions of the figure: left, bottom, width, height.
+    """
+
+    def __init__(
+        self, *, key: str, width: float, height: float, above: float = 0.0, below: float = 0.0, side: float = 0.0
+    ) -> None:
         self.key = key
-        self.width = width
-        layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.04)
-        self.figure: Any = Figure(figsize=(width / 72, height / 72), facecolor="none", layout=layout)
+        broad, tall = width + 2 * side, above + height + below
+        self.area = (side / broad, below / tall, width / broad, height / tall)
+        layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.04, rect=self.area)
+        self.figure: Any = Figure(figsize=(broad / 72, tall / 72), facecolor="none", layout=layout)
         self._tips: dict[str, str] = {}
 
     def tip(self, artist: Any, text: str) -> None:
@@ -108,6 +107,21 @@ class Chart:
         }
         return ElementTree.tostring(root, encoding="unicode")
 
+    def svg_file(self, title: str) -> bytes:
+        """A complete SVG file on its own paper."""
+        FigureCanvasSVG(self.figure)
+        buffer = io.BytesIO()
+        metadata = {"Date": None, "Title": title}
+        self.figure.savefig(buffer, format="svg", facecolor=colour("paper"), metadata=metadata)
+        return buffer.getvalue()
+
+    def png_file(self, title: str, *, dpi: int = 200) -> bytes:
+        """A complete PNG file on its own paper."""
+        FigureCanvasAgg(self.figure)
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="png", dpi=dpi, facecolor=colour("paper"), metadata={"Title": title})
+        return buffer.getvalue()
+
     def _localise(self, element: ElementTree.Element) -> None:
         """Drops name spaces (HTML parsers know SVG's), prefixes ids, gives colours and font to the page."""
         element.tag = element.tag.rpartition("}")[2]
@@ -135,10 +149,17 @@ def _font(match: re.Match[str]) -> str:
 
 
 @contextmanager
-def drawing(key: str) -> Iterator[None]:
-    """matplotlib's settings for one chart; the same data gives the same bytes."""
-    inked = {setting: _STAND_IN[name] for setting, name in _INKED.items()}
-    with warnings.catch_warnings(), matplotlib.rc_context({**_RC, **inked, "svg.hashsalt": key}):
-        # The reader's browser has fonts for scripts that matplotlib's own font lacks.
-        warnings.filterwarnings("ignore", message=r"(?s)Glyph .* missing from")
-        yield
+def drawing(key: str, colours: Mapping[str, str] = _STAND_IN) -> Iterator[None]:
+    """matplotlib's settings for one chart; the same data gives the same bytes.
+
+    `colours` are those of a file that stands alone; without them the page's variables are painted with.
+    """
+    inked = {setting: colours[name] for setting, name in _INKED.items()}
+    worn = _WORN.set(colours)
+    try:
+        with warnings.catch_warnings(), matplotlib.rc_context({**_RC, **inked, "svg.hashsalt": key}):
+            # The reader's browser has fonts for scripts that matplotlib's own font lacks.
+            warnings.filterwarnings("ignore", message=r"(?s)Glyph .* missing from")
+            yield
+    finally:
+        _WORN.reset(worn)

@@ -8,9 +8,10 @@ from xml.etree import ElementTree
 import pytest
 
 from atb_export.report.axes import Picture
-from atb_export.report.charts import flops_chart, front_chart
+from atb_export.report.charts import front_chart
 from atb_export.report.labels import Box
 from atb_export.report.paired import paired_chart
+from atb_export.report.search import search_charts
 from atb_export.report.shape import shape_chart
 from atb_export.report.sweep import sweep_chart
 
@@ -33,9 +34,9 @@ def test_the_front_names_every_finished_model_once(result: dict[str, Any]) -> No
 
 
 def test_every_candidate_can_be_read_off_by_pointing(result: dict[str, Any]) -> None:
-    measured = sum(c["status"] == "measured" for c in result["candidates"])
+    complete = sum(c["accuracy"] is not None and c["complete"] for c in result["candidates"])
     titles = re.findall("<title>", front_chart(result).wide)
-    assert len(titles) == measured + 5
+    assert len(titles) == complete + 5
 
 
 def test_names_in_a_crowd_do_not_cover_each_other(result: dict[str, Any]) -> None:
@@ -88,24 +89,31 @@ def test_charts_without_data_are_none(result: dict[str, Any]) -> None:
     empty = {**result, "sweep": [], "paired": [], "candidates": result["candidates"][:1]}
     assert sweep_chart(empty) is None
     assert paired_chart(empty) is None
-    assert flops_chart(empty) is None
 
 
-def test_flops_marks_the_winner_and_the_other_choice(result: dict[str, Any]) -> None:
-    for svg in both(flops_chart(result)):
-        assert {"winner", "FLOPs' choice"} <= set(texts(svg))
+def test_stacked_cells_are_drawn_and_counted(result: dict[str, Any]) -> None:
+    before = shape_chart(result)
+    layer = result["winner"]["subnet"]["layers"][0]
+    layer["ffn_stack"] = 3
+    after = shape_chart(result)
+    for plain, stacked in zip(both(before), both(after), strict=True):
+        assert any(t.endswith(", 3 cells") for t in texts(stacked))
+        assert stacked.count("<path") == plain.count("<path") + 2
 
 
 def test_one_point_and_equal_points_make_a_chart(result: dict[str, Any]) -> None:
     result["baselines"] = []
-    result["candidates"] = [{**c, "latency_ms": 0.4, "accuracy": 0.8} for c in result["candidates"][:2]]
+    same = {"latencies": [{"ms": 0.4, "ci_ms": [0.4, 0.4]}], "accuracy": 0.8, "predicted_ms": [0.4], "flops": 9}
+    scored = [c for c in result["candidates"] if c["status"] == "measured" and c["complete"]]
+    result["candidates"] = [{**c, **same} for c in scored[:2]]
     result["teacher"] |= {"latency_ms": 0.4, "accuracy": 0.8}
     result["winner"] |= {"latency_ms": 0.4, "accuracy": 0.8}
     result["constraint"]["max_ms"] = 0.4
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "<svg" in front_chart(result).wide
-        assert flops_chart(result) is not None
+        for plot in search_charts(result):
+            assert "<svg" in plot.picture().narrow
 
 
 def test_names_in_other_scripts_raise_no_warning(result: dict[str, Any]) -> None:

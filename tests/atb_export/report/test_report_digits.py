@@ -18,6 +18,10 @@ from atb_export.report import digits
         (digits.ms_range([0.4121, 0.4133]), "0.4121 to 0.4133 ms"),
         (digits.ms_range(None), ""),
         (digits.percent(0.98361), "98.4 %"),
+        (digits.rank(0.4127), "0.41"),
+        (digits.rank(0.9968), "0.997"),
+        (digits.rank(-1), "−1.00"),
+        (digits.rank(None), digits.NONE),
         (digits.score(0.842, "accuracy", 0.0086), "84.2 ± 0.9 %"),
         (digits.score(0.842, "pearson"), "0.842"),
         (digits.difference(-0.004, "accuracy", 0.0066), "−0.4 ± 0.7 points"),
@@ -46,3 +50,8 @@ def test_numbers_read_well(made: str, expected: str) -> None:
 
 def test_a_shape_names_every_layer(result: dict[str, Any]) -> None:
     assert digits.shape(result["baselines"][2]["subnet"]) == "hidden 384 · 1: 12×32, 1536 · 5: 12×32, 1536"
+
+
+def test_a_shape_says_where_cells_are_stacked() -> None:
+    layer = {"source": 2, "heads": 4, "head_size": 32, "ffn_size": 256, "ffn_stack": 3}
+    assert digits.shape({"hidden_size": 96, "layers": [layer]}) == "hidden 96 · 2: 4×32, 3×256"

@@ -14,7 +14,7 @@ from atb_export.report.digits import NONE
 from atb_export.report.page import render
 
 ALL_SECTIONS = {
-    "front", "shape", "baselines", "paired", "sweep", "flops", "parity", "failures", "seconds", "conditions",
+    "front", "shape", "baselines", "paired", "sweep", "search", "parity", "failures", "seconds", "conditions",
 }  # fmt: skip
 VOID = {"meta", "link", "br"}
 
@@ -104,7 +104,7 @@ def test_ids_are_unique_and_references_resolve(page: Page) -> None:
 
 def test_charts_take_every_colour_from_the_page(html: str) -> None:
     charts = re.findall(r"<svg.*?</svg>", html, re.S)
-    assert len(charts) == 10
+    assert len(charts) == 16
     for chart in charts:
         assert re.findall(r"(?:fill|stroke): #[0-9a-f]+", chart) == []
         for variable in set(re.findall(r"var\((--\w+)\)", chart)):
@@ -177,12 +177,21 @@ def test_failed_candidates_are_counted_by_reason(result: dict[str, Any], page: P
         ({"sweep": []}, {"sweep"}),
         ({"parity": []}, {"parity"}),
         ({"seconds": {}}, {"seconds"}),
-        ({"candidates": [], "flops_choice": None}, {"flops", "failures"}),
-        ({"flops_choice": None, "spearman_flops_latency": None}, set()),
+        ({"candidates": [], "flops_choice": None}, {"search", "failures"}),
+        ({"candidates": []}, {"failures"}),
+        ({"flops_choice": None, "spearman_flops_latency": None, "search": None}, set()),
     ],
 )
 def test_a_missing_part_leaves_its_section_out(result: dict[str, Any], changes: dict[str, Any], gone: set[str]) -> None:
     assert Page(render({**result, **changes})).sections == ALL_SECTIONS - gone
+
+
+def test_a_search_without_predictions_leaves_their_chart_out(result: dict[str, Any]) -> None:
+    for candidate in result["candidates"]:
+        candidate["predicted_ms"] = None
+    text = visible(Page(render(result)))
+    assert "Latency predicted against measured" not in text
+    assert "The front growing" in text
 
 
 def test_the_least_result_still_makes_a_page(result: dict[str, Any]) -> None:
@@ -193,10 +202,13 @@ def test_the_least_result_still_makes_a_page(result: dict[str, Any]) -> None:
 
 
 def test_unknown_numbers_become_a_dash(result: dict[str, Any]) -> None:
-    result["spearman_flops_latency"] = {"all": float("nan"), "band": None, "band_ms": None, "band_engines": 0}
+    result["search"] |= {"seconds": None, "constraints_ms": [None], "stopped": None}
+    result["candidates"] = [c for c in result["candidates"] if c["status"] == "measured"][:2]
+    for candidate in result["candidates"]:
+        candidate["flops"] = 7
     result["flops_choice"] |= {"accuracy": None, "latency_ms": None, "note": None}
     text = visible(Page(render(result)))
-    assert f"Rank correlation, all engines {NONE}" in text
+    assert f"Rank correlation {NONE} over all 2 engines." in text
     assert not re.search(r"\bnan\b|\bNone\b", text)
 
 
@@ -236,6 +248,22 @@ def test_hostile_strings_stay_text_wherever_they_stand(result: dict[str, Any], t
     assert "\u202e" not in html
 
 
+def test_the_search_is_told_in_words(result: dict[str, Any], page: Page) -> None:
+    text = visible(page)
+    measured = sum(c["status"] == "measured" for c in result["candidates"])
+    assert f"NSGA-II, 5 generations, {measured} of 24 candidates measured in " in text
+    assert "It ended when it had measured as many engines as it was given." in text
+    assert "Measured on openvino-CPU-bf16-b1-l64-t1 within 0.460 ms." in text
+    assert "Predictions only steer the search: every latency that is reported was measured." in text
+    assert text.index("A search on FLOPs would have picked") < text.index("Where the time of the search went")
+
+
+def test_a_page_of_two_targets_is_whole(double_result: dict[str, Any]) -> None:
+    text = visible(page := Page(render(double_result)))
+    assert "tensorrt-cuda:0-fp16-b1-l64-t1 within 0.120 ms" in text
+    assert len(page.ids) == len(set(page.ids))
+
+
 def test_the_same_result_gives_the_same_bytes(result: dict[str, Any], html: str) -> None:
     assert html == render(json.loads(json.dumps(result)))
 
@@ -253,8 +281,8 @@ def test_what_is_missing_is_named(result: dict[str, Any]) -> None:
 
 
 def test_another_schema_is_refused(result: dict[str, Any]) -> None:
-    with pytest.raises(ReportError, match="schema 2"):
-        render({**result, "schema": 2})
+    with pytest.raises(ReportError, match="reads results of schema 2, this one is of schema 1"):
+        render({**result, "schema": 1})
 
 
 def test_a_model_without_a_latency_is_refused(result: dict[str, Any]) -> None:
