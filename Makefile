@@ -34,6 +34,6 @@ $(READY): pyproject.toml constraints.txt recipes/quickstart.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || (echo "Python 3.11 or later is needed: make PYTHON=python3.12"; exit 1)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
-	  -e '.[train,openvino,onnxruntime,tensorrt-rtx,dev]'
+	  -e '.[train,openvino,onnxruntime,tensorrt-rtx,ray,dev]'
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r recipes/quickstart.txt
 	@touch $(READY)

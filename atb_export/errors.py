@@ -3,7 +3,8 @@
 AtbError
 ├── WorkspaceError     a run's folder cannot be used as asked
 ├── VerificationError  an engine, file or number is not what it should be
-└── ExportError        a model that cannot be exported
+├── ExportError        a model that cannot be exported
+└── ClusterError       no Ray, no cluster, or none that can do the jobs (atb_export.executors.ray_cluster)
 """
 
 

@@ -1,0 +1,1 @@
+"""Where the jobs of a search are done: in this process, or on a Ray cluster."""
