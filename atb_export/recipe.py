@@ -18,7 +18,6 @@ from atb_export.recipe_sections import (
     Constraint,
     Distill,
     Search,
-    Space,
     Supernet,
     Target,
     Task,
@@ -26,6 +25,7 @@ from atb_export.recipe_sections import (
     Text,
     Transfer,
 )
+from atb_export.recipe_space import Space
 
 __all__ = ["Mistake", "Recipe", "RecipeError", "load_recipe", "parse_recipe"]
 
@@ -66,6 +66,7 @@ class Recipe(Section):
             yield "output", "must be a folder below the current directory: no absolute path, no .."
         targets = data.get("target")
         if isinstance(targets, list):
+            yield from _limits(targets)
             seen: dict[str, int] = {}
             for i, target in enumerate(targets[:64]):
                 if not isinstance(target, Mapping):
@@ -80,16 +81,39 @@ class Recipe(Section):
         """All engines to build, the search's first."""
         return self.target
 
+    @property
+    def store(self) -> Path:
+        """The file that keeps measurements: by default shared by all runs whose output lies in the same folder."""
+        return Path(self.search.store) if self.search.store is not None else Path(self.output).parent / "store.sqlite"
+
     def fingerprint(self, *sections: str) -> str:
         """sha256 (hexadecimal) of the named sections and the seed: equal as long as a stage made from them is valid.
 
-        Keys that are left to their defaults count with their values. Raises `ValueError` for an unknown name.
+        Keys that are left to their defaults count with their values; where measurements are kept does not. Raises
+        `ValueError` for an unknown name.
         """
         if unknown := sorted(set(sections) - set(type(self).model_fields)):
             raise ValueError(f"a recipe has {', '.join(type(self).model_fields)}; got {', '.join(unknown)}")
-        data = self.model_dump(mode="json", include={*sections, "seed"})
+        data = self.model_dump(mode="json", include={*sections, "seed"}, exclude={"search": {"store"}})
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _limits(targets: list[Any]) -> Iterator[tuple[str, str]]:
+    """The first target's limit is `[constraint]`; only searched ones have precisions to choose from."""
+    for i, target in enumerate(targets[:64]):
+        if not isinstance(target, Mapping):
+            continue
+        limits = [key for key in ("max_ms", "of_teacher") if key in target]
+        if i == 0 and limits:
+            yield "target", f"target[0] has its limit in [constraint]; move {limits[0]} there"
+        precision = target.get("precision")
+        searched = i == 0 or limits or target.get("searched")
+        if isinstance(precision, list) and len(precision) > 1 and not searched:
+            yield (
+                "target",
+                f"target[{i}] is not searched, so nobody chooses among {precision}; name one, or give it max_ms",
+            )
 
 
 def load_recipe(path: str | Path) -> Recipe:

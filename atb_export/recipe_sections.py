@@ -7,16 +7,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from atb_export.recipe_errors import Mistake, RecipeError, Section, nearest_of
+from atb_export.recipe_errors import Section, broken_rule, did_you_mean, nearest_of, repeated
 from runtime.backends import BACKENDS
-from runtime.target import EngineTarget, Precision, Shape
+from runtime.target import PRECISIONS, EngineTarget, Precision, Shape
+from search.plan import SearchPlan
 from supernet.data.source import Source
-from supernet.space import SearchSpace
-
-# Beyond this a space is one that nobody means, and too large to list.
-MAX_LAYER_SETS = 200_000
 
 Text = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -24,10 +21,6 @@ BatchSize = Annotated[int, Field(ge=1, le=65_536)]
 Length = Annotated[int, Field(ge=1, le=32_768)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Weight = Annotated[float, Field(ge=0, le=1_000_000)]
-Sizes = Annotated[
-    tuple[Annotated[int, Field(ge=1, le=65_536)], ...],
-    Field(strict=False, min_length=1, max_length=64, description="the sizes to choose from, such as [256, 512]"),
-]
 Columns = Annotated[
     tuple[Text, ...],
     Field(strict=False, min_length=1, max_length=2, description='one or two column names, such as ["text"]'),
@@ -36,6 +29,21 @@ Where = Annotated[
     dict[Text, Annotated[str, Field(max_length=4096)]],
     Field(max_length=16, description='columns and the text they must hold, such as { source = "imdb" }'),
 ]
+
+
+def _one_or_more(value: object) -> tuple[str, ...]:
+    """A precision, or a list of them to choose from."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not 1 <= len(names) <= len(PRECISIONS):
+        raise broken_rule('must be a precision, or a list of some to choose from, such as ["bf16", "int8"]')
+    for name in names:
+        if name not in PRECISIONS:
+            known = ", ".join(f'"{x}"' for x in PRECISIONS)
+            raise broken_rule(f"must be one of {known}{did_you_mean(str(name), PRECISIONS)}")
+    return tuple(names)
+
+
+Precisions = Annotated[tuple[Precision, ...], BeforeValidator(_one_or_more)]
 
 _PATH = "a data file, a directory with one per split, package:NAME/file or a hub name; #split picks a split"
 _WITH_SPLIT = re.compile(r"(.+)#([A-Za-z_]{1,32})")
@@ -137,36 +145,6 @@ class Transfer(_Rows):
         return self._source(self.path)
 
 
-class Space(Section):
-    """The architectures to search among."""
-
-    depths: Sizes = Field(description="how many layers may be kept, such as [2, 3]")
-    hidden_sizes: Sizes
-    heads: Sizes
-    head_sizes: Sizes
-    ffn_sizes: Sizes
-    per_layer: bool = Field(default=True, description="whether every layer chooses its own sizes")
-
-    @classmethod
-    def rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """No choice is named twice."""
-        for key in ("depths", "hidden_sizes", "heads", "head_sizes", "ffn_sizes"):
-            if twice := _repeated(data.get(key)):
-                yield key, f"names {twice} more than once"
-
-    def build(self, source_layers: int) -> SearchSpace:
-        """The space within a supernet of so many layers; raises `RecipeError` for a depth that it cannot have."""
-        too_deep = [depth for depth in self.depths if depth > source_layers]
-        if too_deep:
-            problem = f"the teacher has {source_layers} layers, so depths are 1 to {source_layers}; got {too_deep}"
-            raise RecipeError("[space]", [Mistake(key="space.depths", value=str(list(self.depths)), problem=problem)])
-        sets = sum(math.comb(source_layers, depth) for depth in self.depths)
-        if sets > MAX_LAYER_SETS:
-            problem = f"gives {sets:,} sets of {source_layers} layers, at most {MAX_LAYER_SETS:,} can be searched"
-            raise RecipeError("[space]", [Mistake(key="space.depths", value=str(list(self.depths)), problem=problem)])
-        return SearchSpace.of_depths(source_layers=source_layers, **self.model_dump())
-
-
 class Loss(Section):
     """Weights of the terms of the distillation loss."""
 
@@ -203,11 +181,27 @@ class Supernet(Distill):
 
 
 class Search(Section):
-    """How many engines are built and measured, and how the next ones are chosen."""
+    """How many engines are built and measured, how the next ones are chosen, and where measurements are kept."""
 
-    engines: int = Field(default=48, ge=1, le=100_000, description="distinct engines to measure")
+    engines: int = Field(default=48, ge=1, le=100_000, description="designs to measure")
+    method: Literal["nsga2", "random", "autotinybert"] = "nsga2"
     population: int = Field(default=16, ge=2, le=10_000)
+    generation: int = Field(default=8, ge=1, le=10_000, description="designs evaluated before the next are chosen")
     mutation_rate: float = Field(default=0.2, gt=0, le=1)
+    seconds: float | None = Field(default=None, gt=0, le=1e7, description="the search ends after so long, too")
+    small: bool = Field(default=False, description="whether a smaller model counts as better")
+    tuning_steps: int = Field(default=0, ge=0, le=1_000_000, description="training of each subnet before it is asked")
+    store: Text | None = Field(default=None, description="the file of all measurements; beside the output if not named")
+
+    def plan(self) -> SearchPlan:
+        """The same as the search has it."""
+        return SearchPlan(
+            engines=self.engines,
+            population=self.population,
+            generation=self.generation,
+            mutation_rate=self.mutation_rate,
+            seconds=self.seconds or math.inf,
+        )
 
 
 class Constraint(Section):
@@ -238,26 +232,47 @@ class Target(Section):
     device: Annotated[str, Field(max_length=256, pattern=r"^[A-Za-z0-9_.]+(,[A-Za-z0-9_.]+)*$")] = Field(
         default="CPU", description='a device, or names joined by commas such as "sm_89,sm_120"'
     )
-    precision: Precision = "auto"
+    precision: Precisions = Field(
+        default=("auto",), description='one, or for a searched target several to choose from: ["bf16", "int8"]'
+    )
     batch: int = Field(default=1, ge=1, le=65_536)
     length: Length = Field(description="tokens per row")
     threads: int = Field(default=1, ge=1, le=1024)
+    max_ms: float | None = Field(
+        default=None, gt=0, le=3_600_000, description="a limit of its own: then it is searched"
+    )
+    of_teacher: float | None = Field(default=None, gt=0, le=1, description="the same, as a share of the teacher's time")
+    searched: bool = Field(default=False, description="measured by the search though it has no limit")
 
     @classmethod
     def rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """The backend exists, and TensorRT is told what to build for."""
+        """The backend exists, TensorRT is told what to build for, a limit is given once, precisions differ."""
+        if "max_ms" in data and "of_teacher" in data:
+            yield "max_ms", "and of_teacher exclude each other; drop one"
+        if twice := repeated(data.get("precision")):
+            yield "precision", f"names {twice} more than once"
         backend = data.get("backend")
         if isinstance(backend, str) and backend and backend not in BACKENDS:
             yield "backend", f"unknown backend{nearest_of(backend, list(BACKENDS))}"
         if backend == "tensorrt" and data.get("device", "CPU") == "CPU":
             yield "device", 'TensorRT builds for compute capabilities such as "sm_89,sm_120", or for "current"'
 
-    def build(self) -> EngineTarget:
-        """The same as the runtime has it."""
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Those to choose from, the first of which every other model of the run is built in."""
+        return self.precision
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether the search measures it though it is not the first."""
+        return self.searched or self.max_ms is not None or self.of_teacher is not None
+
+    def build(self, precision: Precision | None = None) -> EngineTarget:
+        """The same as the runtime has it, in `precision` or the first it names."""
         return EngineTarget(
             backend=self.backend,
             device=self.device,
-            precision=self.precision,
+            precision=precision or self.precisions[0],
             shape=Shape(batch=self.batch, length=self.length),
             threads=self.threads,
         )
@@ -273,12 +288,5 @@ class Compare(Section):
     @classmethod
     def rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """No shape is named twice."""
-        if twice := _repeated(data.get("baselines")):
+        if twice := repeated(data.get("baselines")):
             yield "baselines", f"names {twice} more than once"
-
-
-def _repeated(items: object) -> list[Any]:
-    """What a list holds more than once; a stranger's list may hold anything."""
-    if not isinstance(items, list) or len(items) > 64:
-        return []
-    return [item for i, item in enumerate(items) if item in items[:i]]

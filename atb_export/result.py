@@ -18,6 +18,8 @@ from atb_export.card import model_card
 from atb_export.dense import DenseModel
 from atb_export.measuring import FINAL_PLAN, measure_together, sweep
 from atb_export.report import write_report
+from atb_export.report.page import SCHEMA
+from atb_export.report.pictures import write_pictures
 from atb_export.stages import Run
 from atb_export.verify import engine_logits, probe_texts
 from atb_export.workspace import Stage, write_json
@@ -27,6 +29,7 @@ from runtime.files import write_whole
 from runtime.latency import LatencyReport
 from runtime.manifest import read_bundle, write_manifest
 from runtime.target import Shape
+from search.candidate import Candidate
 from search.statistics import band, paired, spearman
 from supernet.cost import parameters
 from supernet.metrics import metric_name, score, score_error
@@ -61,8 +64,10 @@ def contestants(run: Run, *, compare: bool) -> list[Contestant]:
             bundle=run.bundle_stage("teacher", run.teacher_dense(), run.supernet_stage, whole),
         )
     ]
-    winner = ("winner", "the searched subnet, distilled further", run.winner, True)
+    winner = ("winner", "the searched subnet, distilled further", run.winner.subnet, True)
     for name, description, subnet, inherits in [winner, *by_hand]:
+        # Baselines are compiled as the winner is: what is compared is the shape, not the precision.
+        design = replace(run.winner, subnet=subnet)
         stage = run.student_stage(name, subnet, inherits=inherits)
         model = run.dense(stage)
         found.append(
@@ -71,7 +76,7 @@ def contestants(run: Run, *, compare: bool) -> list[Contestant]:
                 description=description,
                 subnet=subnet,
                 model=model,
-                bundle=run.bundle_stage(name, model, stage, subnet),
+                bundle=run.bundle_stage(name, model, stage, subnet, design),
                 slice_parity=stage.result["slice"],
             )
         )
@@ -104,9 +109,10 @@ def measure_all(run: Run, found: Sequence[Contestant]) -> Stage:
             reports = measure_together(engines, probes, reference="teacher", plan=FINAL_PLAN)
         write_json(folder / "latency.json", {name: report.to_json() for name, report in reports.items()})
         run.ui.say("benchmark: latency by batch and length")
-        nets = {x.name: x.model.net for x in found if x.name in ("teacher", "winner")}
+        targets = {"teacher": run.engine_targets()[0], "winner": run.engine_targets(run.winner)[0]}
+        models = {x.name: (x.model.net, targets[x.name]) for x in found if x.name in targets}
         fitting = [x for x in SWEEP_SHAPES if x.length <= run.ordered.facts.max_position_embeddings]
-        rows = sweep(nets, run.recipe.targets[0].build(), texts, reference="teacher", shapes=fitting)
+        rows = sweep(models, texts, reference="teacher", shapes=fitting)
         return {
             "accuracy": {name: score(values, labels) for name, values in logits.items()},
             "correct": {name: _correct(values, labels) for name, values in logits.items()},
@@ -152,7 +158,7 @@ def finish(run: Run, *, compare: bool) -> dict[str, Any]:
 
     target = run.recipe.targets[0]
     result = {
-        "schema": 1,
+        "schema": SCHEMA,
         "recipe": run.recipe.name,
         "seed": run.recipe.seed,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -169,7 +175,7 @@ def finish(run: Run, *, compare: bool) -> dict[str, Any]:
         "baselines": [model(x) for x in found[2:]],
         **search_numbers(searched, run, teacher_flops=run.flops(found[0].subnet)),
         "constraint": {
-            "max_ms": searched["constraint_ms"],
+            "max_ms": searched["constraints_ms"][0],
             "of_teacher": run.recipe.constraint.of_teacher,
             "statistic": run.recipe.constraint.statistic,
         },
@@ -197,20 +203,24 @@ def finish(run: Run, *, compare: bool) -> dict[str, Any]:
 
 
 def search_numbers(searched: Mapping[str, Any], run: Run, *, teacher_flops: int) -> dict[str, Any]:
-    """Candidates and what FLOPs say about them."""
-    measured = [x for x in searched["candidates"] if x["status"] == "measured"]
-    flops = [x["flops"] for x in measured]
-    latency = [x["latency_ms"] for x in measured]
-    inside = band(flops, latency, constraint_ms=searched["constraint_ms"])
-    shapes = {SubnetConfig.from_json(x["subnet"]).renumbered() for x in measured}
+    """Candidates and what FLOPs say about them, on the first target."""
+    found = [Candidate.from_json({k: v for k, v in x.items() if k != "front"}) for x in searched["candidates"]]
+    measured = [x for x in found if x.is_measured]
+    flops, latency = [x.flops for x in measured], [x.ms[0] for x in measured]
+    limit_ms, teacher_ms = searched["constraints_ms"][0], searched["teacher_ms"][0]
+    inside = band(flops, latency, constraint_ms=limit_ms)
     # A search that trusts FLOPs has one way to say "a third of the teacher": a third of its operations.
-    budget = teacher_flops * searched["constraint_ms"] / searched["teacher_ms"]
-    known = [x for x in measured if x["flops"] <= budget and x["accuracy"] is not None]
-    choice = max(known, key=lambda x: x["accuracy"], default=None)
+    budget = teacher_flops * limit_ms / teacher_ms
+    choice = max(
+        (x for x in measured if x.flops <= budget and x.is_scored), key=lambda x: x.accuracy or 0.0, default=None
+    )
     return {
-        "engines_measured": len(shapes),
-        "engines_failed": len(searched["candidates"]) - len(measured),
+        "engines_measured": len({(x.subnet.renumbered(), x.design.precisions) for x in measured}),
+        "engines_failed": len(found) - len(measured),
         "candidates": searched["candidates"],
+        "search": {
+            key: searched[key] for key in ("targets", "constraints_ms", "method", "generations", "stopped", "seconds")
+        },
         "spearman_flops_latency": {
             "all": spearman(flops, latency),
             "band": inside.correlation,
@@ -220,10 +230,10 @@ def search_numbers(searched: Mapping[str, Any], run: Run, *, teacher_flops: int)
         "flops_choice": None
         if choice is None
         else {
-            "subnet": choice["subnet"],
-            "flops": choice["flops"],
-            "accuracy": choice["accuracy"],
-            "latency_ms": choice["latency_ms"],
+            "subnet": choice.subnet.to_json(),
+            "flops": choice.flops,
+            "accuracy": choice.accuracy,
+            "latency_ms": choice.ms[0],
             "note": f"most accurate measured candidate within {budget / 1e6:.1f} MFLOP, the same share of the teacher",
         },
     }
@@ -260,3 +270,4 @@ def publish(run: Run, winner: Contestant, benchmark: Stage, result: dict[str, An
     shutil.copyfile(benchmark.folder / "latency.json", folder / "latency.json")
     write_json(folder / "result.json", result)
     write_report(result, folder / "report.html")
+    write_pictures(result, folder / "pictures")

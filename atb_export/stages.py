@@ -6,22 +6,30 @@ A stage's inputs are named by fingerprints, so that `Workspace.stage` can tell w
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from atb_export.dense import DenseModel
-from atb_export.errors import AtbError
+from atb_export.executors.local import LocalExecutor
+from atb_export.jobs import Executor
 from atb_export.packing import Origin, Packed, pack
 from atb_export.recipe import Recipe
 from atb_export.recipe_sections import Distill
-from atb_export.searching import SearchJob
+from atb_export.scoring import Tuning
+from atb_export.searching import SearchJob, search_targets
 from atb_export.task import TaskData, label_tensor, lessons, load_task, token_ids
 from atb_export.ui import Ui
 from atb_export.verify import compare, probe_texts, reference_logits, refuse
+from atb_export.work import CALIBRATION_ROWS, WorkInputs
 from atb_export.workspace import Stage, Workspace
 from runtime.onnx_file import sha256_of
+from runtime.target import EngineTarget
+from search.design import Design
+from search.store import Store
 from supernet.batches import BatchOrder, TokenizedTexts
 from supernet.checkpoint import load_supernet, save_supernet
 from supernet.cost import flops, parameters
@@ -31,7 +39,7 @@ from supernet.losses import LossWeights
 from supernet.metrics import score
 from supernet.model import Supernet
 from supernet.space import SearchSpace, SubnetConfig
-from supernet.teacher import Teacher, fine_tune, load_teacher, save_teacher, supernet_from_bert
+from supernet.teacher import Teacher, fine_tune, load_teacher, save_teacher, shape_of, supernet_from_bert
 from supernet.training import TrainPlan
 
 
@@ -52,6 +60,7 @@ class Run:
     recipe: Recipe
     workspace: Workspace
     ui: Ui
+    executor: Callable[[WorkInputs], Executor] = LocalExecutor
 
     @cached_property
     def data(self) -> TaskData:
@@ -122,8 +131,8 @@ class Run:
 
     @cached_property
     def space(self) -> SearchSpace:
-        """The recipe's space within the teacher's depth."""
-        return self.recipe.space.build(self.teacher.model.config.num_hidden_layers)
+        """The recipe's space within the teacher."""
+        return self.recipe.space.build(shape_of(self.teacher.model.config))
 
     @cached_property
     def supernet_stage(self) -> Stage:
@@ -134,7 +143,6 @@ class Run:
     def _make_supernet(self, folder: Path, inputs: str) -> dict[str, Any]:
         part = self.recipe.supernet
         net = supernet_from_bert(self.teacher.model)
-        _refuse_misfit(self.space, net.shape)
         self.ui.say(f"supernet: {self.space.size():,} subnets of {net.shape}")
         texts, labels = self.texts("train"), self.labels("train")
         order = BatchOrder(_lengths(texts), batch_size=part.batch_size, seed=self.recipe.seed)
@@ -174,22 +182,56 @@ class Run:
     @cached_property
     def search_stage(self) -> Stage:
         """Candidates, their front measured once more in one run, and the winner."""
-        measured = self.recipe.targets[0].build().to_json()
+        measured = [[x.target.to_json(), x.precisions, x.max_ms, x.of_reference] for x in search_targets(self.recipe)]
         inputs = [self.supernet_stage.fingerprint, self.recipe.fingerprint("search", "constraint"), measured]
         return self.workspace.stage("search", inputs, lambda folder: self._make_search(folder, str(inputs)))
 
     def _make_search(self, folder: Path, context: str) -> dict[str, Any]:
-        job = SearchJob(
-            recipe=self.recipe,
-            space=self.space,
-            teacher=self.ordered,
+        part, inputs = self.recipe.search, self.work_inputs()
+        with closing(self.executor(inputs)) as executor, Store.open(self.recipe.store) as store:
+            job = SearchJob(
+                inputs=inputs,
+                space=self.space,
+                targets=search_targets(self.recipe),
+                plan=part.plan(),
+                method=part.method,
+                small=part.small,
+                seed=self.recipe.seed,
+                flops=self.flops,
+                executor=executor,
+                store=store,
+                ui=self.ui,
+            )
+            return job.run(folder, context)
+
+    def work_inputs(self) -> WorkInputs:
+        """What candidates are measured and scored with."""
+        part, seed = self.recipe.search, self.recipe.seed
+        tuning = None
+        if part.tuning_steps:
+            tuning = Tuning(
+                teacher=self.ordered,
+                lessons=self.lessons,
+                weights=LossWeights(**self.recipe.distill.loss.model_dump()),
+                steps=part.tuning_steps,
+                batch_size=self.recipe.distill.batch_size,
+                learning_rate=self.recipe.distill.learning_rate,
+                seed=seed,
+            )
+        return WorkInputs(
+            reference=self.ordered,
             supernet=self.supernet,
             texts=self.texts("search_dev"),
             labels=self.labels("search_dev"),
-            flops=self.flops,
-            ui=self.ui,
+            calibration=self.calibration,
+            tuning=tuning,
         )
-        return job.run(folder, context)
+
+    @cached_property
+    def calibration(self) -> TokenizedTexts:
+        """Training texts whose activations tell an int8 engine its ranges."""
+        texts = self.texts("train")
+        return texts.take(range(min(CALIBRATION_ROWS, len(texts))))
 
     def flops(self, subnet: SubnetConfig) -> int:
         """Operations of one inference at the measured target's shape."""
@@ -197,9 +239,18 @@ class Run:
         return flops(subnet, length=shape.length, batch=shape.batch, num_labels=len(self.teacher.labels))
 
     @property
-    def winner(self) -> SubnetConfig:
-        """The most accurate subnet that met the constraint."""
-        return SubnetConfig.from_json(self.search_stage.result["winner"]["subnet"])
+    def winner(self) -> Design:
+        """The most accurate design that met the limits."""
+        return Design.from_json(self.search_stage.result["winner"]["design"])
+
+    def engine_targets(self, design: Design | None = None) -> list[EngineTarget]:
+        """What is built of a model: all targets, the searched ones in the precisions of the design."""
+        chosen = list(design.precisions) if design is not None else []
+        found = []
+        for i, target in enumerate(self.recipe.targets):
+            takes = chosen and (i == 0 or target.is_searched)
+            found.append(target.build(chosen.pop(0) if takes else None))  # type: ignore[arg-type]
+        return found
 
     # --- dense models --------------------------------------------------------------------------------------------
 
@@ -256,12 +307,15 @@ class Run:
         """The teacher itself, exported by the same way as its students."""
         return DenseModel(net=self.ordered, tokenizer=self.teacher.tokenizer, labels=self.teacher.labels)
 
-    def bundle_stage(self, name: str, model: DenseModel, parent: Stage, subnet: SubnetConfig) -> Stage:
-        """The verified bundle of a dense model."""
-        inputs = [parent.fingerprint, name, self.recipe.fingerprint("target")]
+    def bundle_stage(
+        self, name: str, model: DenseModel, parent: Stage, subnet: SubnetConfig, design: Design | None = None
+    ) -> Stage:
+        """The verified bundle of a dense model, in the precisions of its design where it was searched."""
+        targets = self.engine_targets(design)
+        inputs = [parent.fingerprint, name, [x.to_json() for x in targets]]
 
         def make(folder: Path) -> dict[str, Any]:
-            packed = self.pack(name, model, folder / "bundle", subnet=subnet)
+            packed = self.pack(name, model, folder / "bundle", subnet=subnet, targets=targets)
             return {"bundle_bytes": packed.bundle_bytes, "parity": [x.to_json() for x in packed.parity]}
 
         return self.workspace.stage(f"bundle-{name}", inputs, make)
@@ -271,15 +325,18 @@ class Run:
         """The task in words, for the model card."""
         return f"{self.recipe.task.kind} into {', '.join(self.teacher.labels[:6])}"
 
-    def pack(self, name: str, model: DenseModel, folder: Path, *, subnet: SubnetConfig) -> Packed:
-        """Exports, verifies and packs one model for all targets of the recipe."""
+    def pack(
+        self, name: str, model: DenseModel, folder: Path, *, subnet: SubnetConfig, targets: Sequence[EngineTarget]
+    ) -> Packed:
+        """Exports, verifies and packs one model for all targets."""
         parents = {"supernet": self.supernet_stage.folder / "supernet.safetensors"}
         parents["teacher"] = self.teacher_stage.folder / "model" / "model.safetensors"
         return pack(
             model,
             folder,
-            [target.build() for target in self.recipe.targets],
+            targets,
             texts=probe_texts(self.texts("search_dev"), length=self.length, count=16),
+            calibration=self.calibration,
             origin=Origin(
                 name=f"{self.recipe.name}-{name}",
                 task=self.task_name,
@@ -298,13 +355,3 @@ class Run:
 
 def _lengths(texts: TokenizedTexts) -> list[int]:
     return [len(ids) for ids in texts.input_ids]
-
-
-def _refuse_misfit(space: SearchSpace, shape: SubnetConfig) -> None:
-    if not space.largest().fits(shape):
-        whole = shape.layers[0]
-        raise AtbError(
-            f"the space's largest subnet {space.largest()} does not fit in the teacher: hidden size "
-            f"{shape.hidden_size}, {whole.heads} heads of {whole.head_size}, feed-forward {whole.ffn_size}. "
-            "Lower hidden_sizes, heads, head_sizes or ffn_sizes in [space]"
-        )

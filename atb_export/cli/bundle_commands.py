@@ -37,6 +37,11 @@ def _folder(**more: Any) -> click.Path:
 @click.option("--length", type=click.IntRange(2), default=64, show_default=True, help="Tokens per text.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--text", "sentences", multiple=True, help="A sentence to verify on; may be repeated.")
+@click.option(
+    "--calibrate",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="A file with a real text per line (two with a tab between for --pairs), for int8; 16 are enough.",
+)
 @click.option("--pairs", is_flag=True, help="The model takes two texts: keep its token types.")
 @click.option("--out", required=True, type=_folder(), help="The bundle to write: a new folder.")
 @json_option
@@ -49,6 +54,7 @@ def export_command(
     length: int,
     threads: int,
     sentences: tuple[str, ...],
+    calibrate: Path | None,
     pairs: bool,
     out: Path,
     as_json: bool,
@@ -63,10 +69,14 @@ def export_command(
     """
     if out.exists():
         raise click.ClickException(f"{out} exists already; name a new folder")
+    if precision == "int8" and calibrate is None:
+        raise click.ClickException("int8 takes its ranges from real texts: name a file of them with --calibrate")
+    rows = [] if calibrate is None else _rows(calibrate, 2 if pairs else 1)
     from atb_export.dense import load_dense
     from atb_export.packing import Origin, pack
     from atb_export.probes import probe_sentences
     from atb_export.ui import Ui, quiet_libraries
+    from atb_export.work import CALIBRATION_ROWS
     from supernet.batches import tokenize
     from supernet.cost import parameters
 
@@ -89,6 +99,7 @@ def export_command(
         out,
         targets,
         texts=tokenize(dense.tokenizer, texts, max_length=limit),
+        calibration=tokenize(dense.tokenizer, rows[:CALIBRATION_ROWS], max_length=limit) if rows else None,
         origin=Origin(
             name=out.name,
             task=f"telling {' or '.join(dense.labels[:6])}",
@@ -106,6 +117,14 @@ def export_command(
         {"bundle": str(out), "bundle_bytes": packed.bundle_bytes, "parity": [x.to_json() for x in packed.parity]},
         as_json=as_json,
     )
+
+
+def _rows(path: Path, texts: int) -> list[tuple[str, ...]]:
+    """The rows of a file with tabs between the texts of a line."""
+    found = [tuple(line.split("\t")) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not found or any(len(row) != texts for row in found):
+        raise click.ClickException(f"{path} must have lines of {texts} text{'s, a tab between' if texts > 1 else ''}")
+    return found
 
 
 def _show_parity(rows: list[dict[str, Any]]) -> None:

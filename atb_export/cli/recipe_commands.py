@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from atb_export.cli.front_table import latency_models, show_front, show_latency_models
 from atb_export.cli.output import emit, json_option, table
+from atb_export.picking import found_in_result
 from atb_export.recipe import Recipe, load_recipe
+from atb_export.recipe_sections import Target
 from atb_export.ui import Ui
 
 
@@ -24,10 +29,58 @@ def recipe_command(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("recipe", type=click.Path(path_type=Path))(function)
 
 
+def search_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Where the work of a search is done, and where it is kept."""
+    for option in (
+        click.option("--store", type=click.Path(path_type=Path), help="Another store than the recipe's."),
+        click.option(
+            "--time-limit",
+            type=click.FloatRange(0, min_open=True),
+            help="Seconds a job on the cluster may take; 600 unless said.",
+        ),
+        click.option(
+            "--resource",
+            "resources",
+            multiple=True,
+            metavar="BACKEND-DEVICE=NAME",
+            help="The Ray resource of the nodes that have a target's device; may be repeated.",
+        ),
+        click.option(
+            "--address", help="Of the Ray cluster: auto, HOST:PORT or ray://HOST:PORT. One is started here without."
+        ),
+        click.option(
+            "--executor",
+            type=click.Choice(["local", "ray"]),
+            default="local",
+            show_default=True,
+            help="Where candidates are measured and scored.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 @contextmanager
-def opened(recipe: Path, *, resume: bool, threads: int | None) -> Iterator[Any]:
+def opened(
+    recipe: Path,
+    *,
+    resume: bool,
+    threads: int | None,
+    executor: str = "local",
+    address: str | None = None,
+    resources: tuple[str, ...] = (),
+    time_limit: float | None = None,
+    store: Path | None = None,
+) -> Iterator[Any]:
     """A `Run` in its workspace. The recipe is checked whole before anything heavy is imported."""
     checked: Recipe = load_recipe(recipe)
+    if store is not None:
+        checked = checked.model_copy(update={"search": checked.search.model_copy(update={"store": str(store)})})
+    if executor == "local" and (address is not None or resources or time_limit is not None):
+        raise click.UsageError("--address, --resource and --time-limit go with --executor ray")
+    named = _resources(resources, checked)
+    if executor == "ray" and importlib.util.find_spec("ray") is None:  # told now, not after the training
+        raise click.ClickException("the package ray is not installed: pip install 'atb-export[ray]', on every node too")
     import torch
 
     from atb_export.stages import Run
@@ -38,7 +91,37 @@ def opened(recipe: Path, *, resume: bool, threads: int | None) -> Iterator[Any]:
     quiet_libraries()
     torch.set_num_threads(threads or usable_cpus())
     with Workspace.open(Path(checked.output), resume=resume) as workspace:
-        yield Run(recipe=checked, workspace=workspace, ui=Ui())
+        run = Run(recipe=checked, workspace=workspace, ui=Ui())
+        if executor == "ray":
+            from atb_export.executors.ray import RayExecutor
+            from atb_export.searching import search_targets
+
+            limit: dict[str, Any] = {} if time_limit is None else {"time_limit_s": time_limit}
+            run.executor = partial(
+                RayExecutor,
+                targets=[x.target for x in search_targets(checked)],
+                address=address,
+                resources=named,
+                **limit,
+            )
+        yield run
+
+
+def _resources(given: tuple[str, ...], recipe: Recipe) -> dict[str, str]:
+    """Device of a searched target, such as "openvino-CPU" -> name of the Ray resource of its workers."""
+    devices = list(dict.fromkeys(f"{x.backend}-{x.device}" for i, x in enumerate(recipe.targets) if _searched(i, x)))
+    found: dict[str, str] = {}
+    for text in given:
+        device, _, name = text.rpartition("=")
+        if device not in devices or not name:
+            known = ", ".join(devices)
+            raise click.UsageError(f"--resource takes BACKEND-DEVICE=NAME; the recipe searches {known}; got {text!r}")
+        found[device] = name
+    return found
+
+
+def _searched(index: int, target: Target) -> bool:
+    return index == 0 or target.is_searched
 
 
 def _row(model: dict[str, Any], teacher: dict[str, Any]) -> list[str]:
@@ -72,8 +155,8 @@ def show(result: dict[str, Any], folder: Path) -> None:
     click.echo(f"\nbundle  {folder / 'bundle'}\nreport  {folder / 'report.html'}\nresult  {folder / 'result.json'}")
 
 
-def _finish(recipe: Path, *, resume: bool, threads: int | None, as_json: bool, compare: bool) -> None:
-    with opened(recipe, resume=resume, threads=threads) as run:
+def _finish(recipe: Path, *, resume: bool, threads: int | None, as_json: bool, compare: bool, **work: Any) -> None:
+    with opened(recipe, resume=resume, threads=threads, **work) as run:
         from atb_export.result import finish
 
         result = finish(run, compare=compare)
@@ -83,7 +166,8 @@ def _finish(recipe: Path, *, resume: bool, threads: int | None, as_json: bool, c
 
 @click.command("run")
 @recipe_command
-def run_command(recipe: Path, resume: bool, threads: int | None, as_json: bool) -> None:
+@search_options
+def run_command(recipe: Path, resume: bool, threads: int | None, as_json: bool, **work: Any) -> None:
     """Do everything RECIPE describes, from the teacher to the bundle and the report.
 
     \b
@@ -91,19 +175,20 @@ def run_command(recipe: Path, resume: bool, threads: int | None, as_json: bool) 
       atb run recipes/quickstart.toml
       atb run recipes/quickstart.toml --resume      after an interruption
     """
-    _finish(recipe, resume=resume, threads=threads, as_json=as_json, compare=False)
+    _finish(recipe, resume=resume, threads=threads, as_json=as_json, compare=False, **work)
 
 
 @click.command("compare")
 @recipe_command
-def compare_command(recipe: Path, resume: bool, threads: int | None, as_json: bool) -> None:
+@search_options
+def compare_command(recipe: Path, resume: bool, threads: int | None, as_json: bool, **work: Any) -> None:
     """Continue a run with the hand-designed baselines of RECIPE, distilled like the winner, and report again.
 
     \b
     Example:
       atb compare recipes/quickstart.toml --resume
     """
-    _finish(recipe, resume=resume, threads=threads, as_json=as_json, compare=True)
+    _finish(recipe, resume=resume, threads=threads, as_json=as_json, compare=True, **work)
 
 
 @click.command("train")
@@ -123,88 +208,22 @@ def train_command(recipe: Path, resume: bool, threads: int | None, as_json: bool
 
 @click.command("search")
 @recipe_command
-def search_command(recipe: Path, resume: bool, threads: int | None, as_json: bool) -> None:
+@search_options
+def search_command(recipe: Path, resume: bool, threads: int | None, as_json: bool, **work: Any) -> None:
     """Search the space of RECIPE by the measured latency of compiled engines.
 
-    Trains what is not trained yet.
+    Trains what is not trained yet. Every measurement is kept in the store, for this search to go on from and for
+    later ones to reuse.
 
     \b
     Example:
       atb search recipes/quickstart.toml --resume
+      atb search my.toml --executor ray --address auto --resource openvino-CPU=openvino-spr
     """
-    with opened(recipe, resume=resume, threads=threads) as run:
-        result = run.search_stage.result
-        _show_front(result)
-        emit(result, as_json=as_json)
-
-
-def _front(result: dict[str, Any]) -> list[dict[str, Any]]:
-    return sorted((x for x in result["candidates"] if x["front"]), key=lambda x: x["latency_ms"])
-
-
-def _show_front(result: dict[str, Any]) -> None:
-    from supernet.space import SubnetConfig
-
-    rows = []
-    for x in _front(result):
-        subnet = SubnetConfig.from_json(x["subnet"])
-        low, high = x["latency_ci_ms"]
-        mark = "<- picked" if x["subnet"] == result["winner"]["subnet"] else ""
-        rows.append(
-            [subnet.key, f"{x['accuracy']:.4f}", f"{x['latency_ms']:.3f} [{low:.3f}, {high:.3f}]", f"{subnet} {mark}"]
-        )
-    click.echo(f"front at {result['effective_precision']}; constraint {result['constraint_ms']:.3f} ms\n")
-    table(["key", "search-dev", "p50 ms [95 %]", "subnet"], rows)
-
-
-@click.command("pick")
-@recipe_command
-@click.option("--max-ms", type=click.FloatRange(0, min_open=True), help="Another constraint than the recipe's.")
-@click.option("--key", help="A subnet of the front by its key, instead of the most accurate that fits.")
-@click.option("--out", type=click.Path(path_type=Path), help="Slice the subnet to a dense model in this new folder.")
-def pick_command(
-    recipe: Path,
-    resume: bool,
-    threads: int | None,
-    as_json: bool,
-    max_ms: float | None,
-    key: str | None,
-    out: Path | None,
-) -> None:
-    """Show the front of the search of RECIPE and pick one subnet; --out slices it with its inherited weights.
-
-    \b
-    Example:
-      atb pick recipes/quickstart.toml --resume --max-ms 0.8 --out runs/picked
-      atb export runs/picked --target openvino --out runs/picked-bundle
-    """
-    if out is not None and out.exists():
-        raise click.ClickException(f"{out} exists already; name a new folder")
-    with opened(recipe, resume=resume, threads=threads) as run:
-        from atb_export.dense import DenseModel, save_dense
-        from runtime.files import appearing
-        from search.candidate import Candidate
-        from search.front import pick
-        from supernet.space import SubnetConfig
-
-        result = run.search_stage.result
-        _show_front(result)
-        chosen = result["winner"]
-        if key is not None:
-            found = [x for x in _front(result) if SubnetConfig.from_json(x["subnet"]).key == key]
-            if not found:
-                raise click.ClickException(f"no subnet of the front has the key {key!r}; the table above has them all")
-            chosen = found[0]
-        elif max_ms is not None:
-            plain = [{k: v for k, v in x.items() if k != "front"} for x in _front(result)]
-            chosen = pick([Candidate.from_json(x) for x in plain], max_ms).to_json()
-        subnet = SubnetConfig.from_json(chosen["subnet"])
-        click.echo(f"\npicked  {subnet.key}  {subnet}")
-        if out is not None:
-            model = DenseModel(
-                net=run.supernet.slice(subnet), tokenizer=run.teacher.tokenizer, labels=run.teacher.labels
-            )
-            with appearing(out) as aside:
-                save_dense(model, aside)
-            click.echo(f"dense   {out}")
-        emit({**chosen, "key": subnet.key, "dense": str(out) if out is not None else None}, as_json=as_json)
+    with opened(recipe, resume=resume, threads=threads, **work) as run:
+        stage = run.search_stage
+        found = found_in_result(stage.result, where=str(stage.folder))
+        show_front(found, found.winner)
+        models = latency_models(found)
+        show_latency_models(models)
+        emit({**stage.result, "latency_models": models}, as_json=as_json)

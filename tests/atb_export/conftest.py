@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -17,7 +18,11 @@ import torch
 from torch import nn
 
 from atb_export.dense import DenseModel
+from atb_export.jobs import Failed, Measured, MeasureJob, Scored, ScoreJob
+from atb_export.work import Work, WorkInputs, engine_graph
+from runtime.environment import runtime_version
 from runtime.measure import MeasurePlan
+from search.store import EngineKey
 from supernet.batches import TokenizedTexts, tokenize
 from supernet.facts import ModelFacts
 from supernet.model import Supernet
@@ -102,8 +107,9 @@ def single_thread() -> Iterator[None]:
 def short_plans() -> Iterator[None]:
     """Real measurements, but few: what is tested is what becomes of them."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in (("searching", "FINAL_PLAN"), ("searching", "SEARCH_PLAN"), ("result", "FINAL_PLAN")):
+        for module, name in (("searching", "FINAL_PLAN"), ("work", "REFERENCE_PLAN"), ("result", "FINAL_PLAN")):
             patch.setattr(f"atb_export.{module}.{name}", SHORT_PLAN)
+        patch.setitem(WorkInputs.__init__.__kwdefaults__, "plan", SHORT_PLAN)
         patch.setattr("atb_export.measuring.sweep.__kwdefaults__", {"plan": SHORT_PLAN})
         yield
 
@@ -149,6 +155,7 @@ def draw_subnet() -> Callable[..., SubnetConfig]:
                 heads=rng.randint(1, net.layers[i].heads),
                 head_size=rng.randint(1, net.layers[i].head_size),
                 ffn_size=rng.randint(1, net.layers[i].ffn_size),
+                ffn_stack=rng.randint(1, net.layers[i].ffn_stack),
             )
             for i in kept
         )
@@ -192,3 +199,106 @@ def make_dense(tokenizer: Any) -> Callable[..., DenseModel]:
 def probes(tokenizer: Any) -> TokenizedTexts:
     """Sentences of several lengths, scripts and oddities, at most 24 tokens."""
     return tokenize(tokenizer, [(x,) for x in SENTENCES], max_length=24)
+
+
+# --- work of a search -----------------------------------------------------------------------------------------------
+
+WORDS = ("good", "bad", "film", "plot", "dull", "warm", "the", "is", "very", "this", "of", "story")
+
+
+@pytest.fixture(scope="session")
+def work_inputs(make_dense: Callable[..., DenseModel], tokenizer: Any) -> WorkInputs:
+    """A net of 4 layers as reference and supernet, and 48 rows whose labels are mostly what it answers."""
+    net = make_dense(seed=4).net
+    rng = Random(0)
+    rows = tokenize(
+        tokenizer, [(" ".join(rng.choices(WORDS, k=rng.randint(1, 14))),) for _ in range(48)], max_length=16
+    )
+    with torch.no_grad():
+        answers = net(**rows.batch(range(len(rows)))).logits.argmax(-1)
+    labels = torch.tensor([x if i % 6 else 1 - x for i, x in enumerate(answers.tolist())])
+    return WorkInputs(
+        reference=net,
+        supernet=net,
+        texts=rows,
+        labels=labels,
+        calibration=rows.take(range(16)),
+        plan=MeasurePlan(windows=2, window_ms=1.0, max_repeats=1, max_warmups=2, warmup_runs=2),
+    )
+
+
+class MadeUp:
+    """An executor whose latencies are arithmetic, on a machine of its own; accuracies are real.
+
+    `spoilt(job)` may give a reason for an engine to fail, `lasting` or not; `dies_at` counts jobs until a Ctrl-C.
+    """
+
+    hardware = "made-up"
+    spread = 0.01
+
+    def __init__(self, inputs: WorkInputs) -> None:
+        self.work = Work(inputs)
+        self.measured: list[MeasureJob] = []
+        self.scored: list[ScoreJob] = []
+        self.spoilt: Callable[[MeasureJob], Failed | None] = lambda job: None
+        self.dies_at: int | None = None
+
+    def ms(self, subnet: SubnetConfig, precision: str) -> float:
+        """Grows with every size, and a little by chance of the shape; int8 and bf16 are quicker."""
+        chance = int(hashlib.sha256(str(subnet.renumbered()).encode()).hexdigest()[:4], 16) / 0xFFFF
+        cost = sum(x.heads * x.head_size / 16 + x.ffn_size / 32 + 0.3 for x in subnet.layers)
+        speed = {"int8": 0.5, "bf16": 0.7}.get(precision, 1.0)
+        return speed * cost * (1 + subnet.hidden_size / 32) * (1 + 0.05 * chance)
+
+    def measure(self, jobs: Sequence[MeasureJob]) -> Iterator[Measured | Failed]:
+        return map(self._measure, jobs)
+
+    def _measure(self, job: MeasureJob) -> Measured | Failed:
+        self._step()
+        self.measured.append(job)
+        if (failed := self.spoilt(job)) is not None:
+            return failed
+        inputs, target = self.work.inputs, job.target
+        subnet = job.subnet or inputs.reference.shape
+        ms = self.ms(subnet, target.precision)
+        return Measured(
+            key=EngineKey(
+                graph=engine_graph(subnet, inputs.supernet.facts, token_types=False, precision=target.precision),
+                target=target.label,
+                effective_precision=target.precision,
+                batch=target.shape.batch,
+                length=target.shape.length,
+                threads=target.threads,
+                runtime=runtime_version(target.backend),
+                hardware=self.hardware,
+            ),
+            ms=ms,
+            ci_ms=(ms * (1 - self.spread), ms * (1 + self.spread)),
+            model_bytes=1000 * subnet.hidden_size,
+            report={"made": "up"},
+            seconds={"measure": 0.25},
+        )
+
+    def score(self, jobs: Sequence[ScoreJob]) -> Iterator[Scored | Failed]:
+        return map(self._score, jobs)
+
+    def _score(self, job: ScoreJob) -> Scored | Failed:
+        self._step()
+        self.scored.append(job)
+        return self.work.score(job)
+
+    def close(self) -> None:
+        self.work.close()
+
+    def _step(self) -> None:
+        if self.dies_at is not None:
+            self.dies_at -= 1
+            if self.dies_at < 0:
+                raise KeyboardInterrupt
+
+
+@pytest.fixture
+def made_up(work_inputs: WorkInputs) -> Iterator[MadeUp]:
+    executor = MadeUp(work_inputs)
+    yield executor
+    executor.close()

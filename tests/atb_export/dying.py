@@ -1,7 +1,7 @@
 """A program for tests: `python dying.py RECIPE POINT...` runs `atb run RECIPE --resume` once per point, each time
 in a process of its own that dies there by a real signal, and prints how each ended as one JSON line.
 
-Latencies are a function of the subnet, so that two searches can be compared; everything else is real.
+Latencies are a function of the graph, so that two searches can be compared; everything else is real.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,51 +21,42 @@ import torch
 import atb_export.measuring
 import atb_export.packing
 import atb_export.result
-import atb_export.searching
 import atb_export.stages
-import search.record
+import atb_export.work
+import runtime.measure
+import search.store
 import supernet.checkpoint
 import supernet.teacher
 import supernet.training
 from atb_export.cli.main import run
-from runtime.latency import LatencyReport
+from runtime.engine import backend
+from runtime.measure import MeasurePlan
 
 
 def made_up_latencies() -> None:
-    """Engines carry the cost of their subnet; a measurement reads it."""
-    real = atb_export.measuring.open_engine
+    """Engines carry the cost of their graph, which is its size; a measurement reads it."""
+    compiler = type(backend("openvino"))
+    real_open, real_measure = compiler.open, runtime.measure.measure
 
-    def open_engine(net: Any, target: Any, *, subnet: Any = None, pairs: bool) -> Any:
-        engine = real(net, target, subnet=subnet, pairs=pairs)
-        whole = subnet or net.shape
-        engine.cost_ms = sum(1 + x.ffn_size / 100 + x.heads / 10 + x.head_size / 50 for x in whole.layers)
+    def open_engine(self: Any, onnx: Any, target: Any) -> Any:
+        engine = real_open(self, onnx, target)
+        engine.cost_ms = len(onnx) / 1e5
         return engine
 
     def measure(engines: Any, feeds: Any, *, reference: str, plan: Any) -> Any:
-        def samples(engine: Any) -> tuple[float, ...]:
-            return (getattr(engine, "cost_ms", 1.0),) * 4
-
-        return {
-            name: LatencyReport(
-                target=engine.target.label,
-                effective_precision=engine.effective_precision,
-                shape=engine.target.shape,
-                threads=1,
-                samples_ms=samples(engine),
-                windows=(2, 2),
-                reference="reference",
-                reference_samples_ms=samples(engines[reference]),
-                reference_windows=(2, 2),
-                warmup_runs=1,
-                repeated_windows=0,
-                disturbed_windows=0,
-                environment="made up",
+        short = MeasurePlan(windows=2, window_ms=0.1, max_repeats=0, max_warmups=2, warmup_runs=1, min_runs=1)
+        beside = getattr(engines[reference], "cost_ms", 1.0)
+        found = {}
+        for name, report in real_measure(engines, feeds, reference=reference, plan=short).items():
+            found[name] = replace(
+                report,
+                samples_ms=(getattr(engines[name], "cost_ms", 1.0),) * len(report.samples_ms),
+                reference_samples_ms=(beside,) * len(report.reference_samples_ms),
             )
-            for name, engine in engines.items()
-        }
+        return found
 
-    atb_export.measuring.open_engine = atb_export.searching.open_engine = open_engine
-    atb_export.measuring.measure = measure
+    compiler.open = open_engine  # type: ignore[method-assign]
+    atb_export.work.measure = atb_export.measuring.measure = measure
     # The teacher's few steps need checkpoints too.
     atb_export.stages.TrainPlan = functools.partial(supernet.training.TrainPlan, checkpoint_every=40)
 
@@ -99,17 +91,18 @@ def amid_checkpoint(stage: str, count: int) -> None:
 
 
 def amid_record(count: int) -> None:
-    """Dies when half of an evaluation's line is on disk."""
-    real = search.record.Record.append
+    """Dies when an evaluation is written but not committed."""
+    real = search.store.History.append
 
     def append(self: Any, candidate: Any) -> None:
-        if len(self.candidates) == count:
-            with self.path.open("ab") as file:
-                file.write(json.dumps(candidate.to_json()).encode()[:40])
+        if len(self) == count:
+            self._connection.execute("BEGIN IMMEDIATE")
+            row = (self.search, count, json.dumps(candidate))
+            self._connection.execute("INSERT INTO evaluations (search, position, candidate) VALUES (?, ?, ?)", row)
             die()
         real(self, candidate)
 
-    search.record.Record.append = append
+    search.store.History.append = append
 
 
 def before_manifest() -> None:

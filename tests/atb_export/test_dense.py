@@ -26,7 +26,7 @@ OTHER = SubnetConfig(
     hidden_size=30,
     layers=(
         LayerConfig(source=0, heads=3, head_size=5, ffn_size=17),
-        LayerConfig(source=1, heads=1, head_size=8, ffn_size=64),
+        LayerConfig(source=1, heads=1, head_size=8, ffn_size=64, ffn_stack=3),
     ),
 )
 LOAD = """
@@ -49,6 +49,19 @@ def saved(make_dense: Dense, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         save_dense(model, folder)
         found[name] = folder, model
     return found
+
+
+STACKED = SubnetConfig.uniform(hidden_size=32, depth=2, heads=4, head_size=8, ffn_size=48, ffn_stack=2)
+
+
+def test_a_stack_alone_makes_it_our_class(make_dense: Dense, probes: TokenizedTexts, tmp_path: Path) -> None:
+    """Stock BERT would quietly leave the second cells out."""
+    model = make_dense(STACKED)
+    save_dense(model, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "atb_bert"
+    read = load_dense(tmp_path)
+    assert read.net.shape == STACKED
+    assert torch.equal(logits_of(read, probes), logits_of(model, probes))
 
 
 def logits_of(model: DenseModel, texts: TokenizedTexts) -> torch.Tensor:

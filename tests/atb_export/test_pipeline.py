@@ -13,6 +13,9 @@ import pytest
 from runtime.classifier import Classifier
 from runtime.latency import LatencyReport
 from runtime.manifest import read_bundle
+from search.candidate import Candidate
+from search.design import Design
+from search.store import Store
 from supernet.space import SubnetConfig
 
 Atb = Callable[..., Any]
@@ -21,7 +24,7 @@ Atb = Callable[..., Any]
 def test_the_result_has_every_key_and_is_the_last_line(tiny_run: Any) -> None:
     result = tiny_run.result
     assert tiny_run.answer.document == result
-    assert result["schema"] == 1
+    assert result["schema"] == 2
     for model in (result["teacher"], result["winner"]):
         assert {"accuracy", "accuracy_se", "latency_ms", "latency_ci_ms", "params", "flops", "bundle_bytes"} <= set(
             model
@@ -29,10 +32,12 @@ def test_the_result_has_every_key_and_is_the_last_line(tiny_run: Any) -> None:
         assert 0 <= model["accuracy"] <= 1
         assert model["latency_ci_ms"][0] <= model["latency_ms"] <= model["latency_ci_ms"][1]
     assert result["baselines"] == []
-    # Subnets of the same shape but of other layers of the teacher are one engine.
-    assert len(result["candidates"]) == 5
-    shapes = {SubnetConfig.from_json(x["subnet"]).renumbered() for x in result["candidates"]}
+    # A search ends with the generation in which it has measured enough. Subnets of the same shape but of other layers
+    # of the teacher are one engine.
+    assert len(result["candidates"]) == 8
+    shapes = {SubnetConfig.from_json(x["design"]["subnet"]).renumbered() for x in result["candidates"]}
     assert result["engines_measured"] == len(shapes)
+    assert result["search"]["targets"] == ["openvino-CPU-f32-b1-l24-t1"]
     assert result["engines_failed"] == 0
     assert set(result["spearman_flops_latency"]) == {"all", "band", "band_ms", "band_engines"}
     assert result["constraint"]["of_teacher"] == 0.95
@@ -66,12 +71,12 @@ def test_every_form_of_every_model_was_compared(tiny_run: Any) -> None:
 
 def test_the_winner_met_the_constraint_and_no_better_one_did(tiny_run: Any) -> None:
     found = json.loads((tiny_run.stage("search") / "done.json").read_text())["result"]
-    winner, limit = found["winner"], found["constraint_ms"]
-    assert tiny_run.result["winner"]["subnet"] == winner["subnet"]
-    assert winner["latency_ms"] <= limit == pytest.approx(0.95 * found["teacher_ms"])
-    surely = [x for x in found["candidates"] if x["front"] and x["latency_ci_ms"][1] <= limit]
-    assert all(x["accuracy"] <= winner["accuracy"] for x in surely)
-    assert len({SubnetConfig.from_json(x["subnet"]) for x in found["candidates"]}) == 5
+    winner, (limit,) = Candidate.from_json(found["winner"]), found["constraints_ms"]
+    assert tiny_run.result["winner"]["subnet"] == winner.subnet.to_json()
+    assert winner.ms[0] <= limit == pytest.approx(0.95 * found["teacher_ms"][0])
+    surely = [x for x in found["candidates"] if x["front"] and x["latencies"][0]["ci_ms"][1] <= limit]
+    assert all(x["accuracy"] <= (winner.accuracy or 0.0) for x in surely)
+    assert len({Design.from_json(x["design"]) for x in found["candidates"]}) == 8
 
 
 def test_law_6_each_latency_is_that_of_the_raw_samples(tiny_run: Any) -> None:
@@ -85,6 +90,21 @@ def test_law_6_each_latency_is_that_of_the_raw_samples(tiny_run: Any) -> None:
         assert shown["latency_of_teacher"] == report.ratio_to_reference
         assert report.effective_precision == "f32"
     assert tiny_run.result["teacher"]["latency_of_teacher"] == pytest.approx(1.0)
+
+
+def test_law_6_each_latency_of_the_search_is_that_of_raw_samples_in_the_store(tiny_run: Any) -> None:
+    """But those of the front, which was measured once more."""
+    found = json.loads((tiny_run.stage("search") / "done.json").read_text())["result"]
+    with Store.open(tiny_run.cwd / "store.sqlite", create=False, readonly=True) as store:
+        rows = {SubnetConfig.from_json(x.subnet).renumbered(): x for x in store.measurements() if x.subnet is not None}
+        (search,) = store.searches()
+        recorded = [Candidate.from_json(x) for x in store.recorded(search[0]).candidates]
+    assert [x.design.to_json() for x in recorded] == [x["design"] for x in found["candidates"]]
+    for x in recorded:
+        row = rows[x.subnet.renumbered()]
+        assert row.report is not None
+        assert x.ms[0] == row.ms == LatencyReport.from_json(row.report).ratio_to_reference * row.reference_ms
+        assert row.reference_ms == found["teacher_ms"][0]
 
 
 def test_the_bundle_answers_with_the_labels_of_the_task(tiny_run: Any) -> None:

@@ -13,6 +13,7 @@ from atb_export.dense import DenseModel
 from atb_export.errors import VerificationError
 from atb_export.verify import (
     TOLERANCES,
+    WORST_ROW,
     Parity,
     compare,
     engine_logits,
@@ -26,6 +27,7 @@ from runtime.target import EngineTarget, Shape
 from supernet.batches import TokenizedTexts
 
 WANTED = np.array([[1.0, -1.0], [0.5, 4.0], [-2.0, 0.0]])
+BY_ROWS = {"int8": slice(1, 3), "rounding": slice(1, 3)}  # held to the table by the middle of the three rows
 Dense = Callable[..., DenseModel]
 
 
@@ -53,7 +55,7 @@ def test_an_error_is_relative_to_the_largest_logit_and_held_to_the_table(precisi
     allowed = TOLERANCES[precision]
     for factor, passed in ((0.99, True), (1.01, False)):
         got = WANTED.copy()
-        got[2, 1] += 4.0 * allowed * factor
+        got[BY_ROWS.get(precision, 2), 1] += 4.0 * allowed * factor
         row = compare("m", "s", got, WANTED, precision=precision)
         assert row.passed is passed
         assert row.max_abs_error == pytest.approx(allowed * factor, rel=1e-6)
@@ -63,16 +65,30 @@ def test_an_error_is_relative_to_the_largest_logit_and_held_to_the_table(precisi
     ).passed  # absolute below 1
 
 
+@pytest.mark.parametrize("precision", BY_ROWS)
+def test_a_row_at_a_rounding_edge_may_move_but_not_far(precision: str) -> None:
+    got = WANTED.copy()
+    got[1, 1] += 4.0 * 0.99 * WORST_ROW
+    row = compare("m", "s", got, WANTED, precision=precision)
+    assert (row.passed, row.max_abs_error) == (True, 0.0)
+    got[1, 1] += 4.0 * 0.02 * WORST_ROW
+    row = compare("m", "s", got, WANTED, precision=precision)
+    assert row.passed is False
+    assert row.max_abs_error == pytest.approx(1.01 * WORST_ROW)
+    assert compare("m", "s", got, WANTED, precision="bf16").max_abs_error == pytest.approx(1.01 * WORST_ROW)
+
+
 def test_a_precision_without_a_tolerance_is_refused() -> None:
     with pytest.raises(VerificationError, match="computes in i8; tolerances exist for f64, f32"):
         compare("m", "engine", WANTED, WANTED, precision="i8")
 
 
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_not_a_number_fails(bad: float) -> None:
+def test_what_is_not_a_number_fails(bad: float, precision: str) -> None:
     got = WANTED.copy()
     got[0, 0] = bad
-    row = compare("m", "s", got, WANTED, precision="bf16")
+    row = compare("m", "s", got, WANTED, precision=precision)
     assert row.passed is False
     with pytest.raises(VerificationError, match="error inf"):
         refuse([row])

@@ -52,6 +52,18 @@ def test_export_builds_what_it_says(exported: tuple[Path, Any]) -> None:
     assert LABEL in answer.out
 
 
+def test_export_calibrates_int8_on_a_file(dense_folder: Path, atb: Atb, tmp_path: Path) -> None:
+    arguments = ("export", dense_folder, "--precision", "int8", "--length", 16, "--out", "bundle", "--json")
+    assert "name a file of them with --calibrate" in atb(*arguments, cwd=tmp_path).refusal
+    (tmp_path / "texts").write_text("a lovely film\n\nthe plot is dull and cold\n")
+    answer = atb(*arguments, "--calibrate", "texts", cwd=tmp_path)
+    assert answer.code == 0, answer.err
+    stages = {row["stage"]: row for row in answer.document["parity"]}
+    assert stages["openvino-CPU-int8-b1-l16-t1"]["passed"] is True
+    assert atb("verify", "bundle", cwd=tmp_path).code == 0
+    assert "lines of 2 texts" in atb(*arguments[:-2], "two", "--pairs", "--calibrate", "texts", cwd=tmp_path).refusal
+
+
 def test_export_never_writes_over_anything(exported: tuple[Path, Any], dense_folder: Path, atb: Atb) -> None:
     before = read_bundle(exported[0])
     text = atb("export", dense_folder, "--out", exported[0], cwd=exported[0].parent).refusal

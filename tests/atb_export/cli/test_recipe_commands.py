@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import shutil
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,10 @@ from runtime.engine import backend
 from runtime.latency import LatencyReport
 from runtime.manifest import read_bundle
 from search.candidate import Candidate
+from search.design import Design
+from search.store import Store
+from search.store.schema import speaking
+from supernet.checkpoint import load_supernet
 from supernet.space import SubnetConfig
 
 Atb = Callable[..., Any]
@@ -75,8 +81,12 @@ def test_search_shows_the_front_it_found(tiny_run: Any, atb: Atb) -> None:
     answer = atb("search", tiny_run.recipe, "--resume", "--threads", 1, "--json", cwd=tiny_run.cwd)
     assert answer.code == 0, answer.err
     assert "<- picked" in answer.out
-    assert answer.document["winner"]["subnet"] == tiny_run.result["winner"]["subnet"]
+    assert answer.document["winner"]["design"]["subnet"] == tiny_run.result["winner"]["subnet"]
     assert answer.document["candidates"] == tiny_run.result["candidates"]
+    (models,) = answer.document["latency_models"]
+    assert (models["target"], models["precision"]) == ("openvino-CPU-f32-b1-l24-t1", "f32")
+    assert (models["mape"], models["spearman_of_guesses"]) == (None, None), "8 engines say nothing"
+    assert "they only steer" not in answer.out
 
 
 def test_train_ends_with_the_supernet(tiny_run: Any, atb: Atb) -> None:
@@ -87,14 +97,92 @@ def test_train_ends_with_the_supernet(tiny_run: Any, atb: Atb) -> None:
     assert (tiny_run.cwd / answer.document["supernet"] / "supernet.safetensors").is_file()
 
 
+def test_a_longer_search_shows_how_well_its_models_foretell(tiny_run: Any, atb: Atb, tmp_path: Path) -> None:
+    """And its numbers are those of all candidates: what was measured before is reused, the rest guessed first."""
+    run = tiny_run.copy(tmp_path)
+    run.recipe.write_text(run.recipe.read_text().replace("engines = 5", "engines = 30"))
+    answer = atb("search", run.recipe, "--resume", "--threads", 1, "--json", cwd=run.cwd)
+    assert answer.code == 0, answer.err
+    (models,) = answer.document["latency_models"]
+    found = [Candidate.from_json({k: v for k, v in x.items() if k != "front"}) for x in answer.document["candidates"]]
+    assert models["engines"] == len({x.subnet.renumbered() for x in found})
+    assert models["guesses"] == sum(x.predicted_ms is not None for x in found) > 0
+    assert 0 < models["mape"] < 1
+    assert -1 <= models["spearman"] <= 1
+    assert "latency models; they only steer what is measured next" in answer.out
+    assert f"{models['mape']:.1%}" in answer.out
+
+
+def test_a_search_may_keep_its_numbers_elsewhere(tiny_run: Any, atb: Atb, tmp_path: Path) -> None:
+    """Which changes nothing about what is done: neither does its result."""
+    run = tiny_run.copy(tmp_path)
+    answer = atb("search", run.recipe, "--resume", "--store", "other.sqlite", "--threads", 1, "--json", cwd=run.cwd)
+    assert answer.document["candidates"] == tiny_run.result["candidates"]
+    assert not (run.cwd / "other.sqlite").exists()
+    shutil.rmtree(run.stage("search"))
+    answer = atb("search", run.recipe, "--resume", "--store", "other.sqlite", "--threads", 1, "--json", cwd=run.cwd)
+    assert answer.code == 0, answer.err
+    with Store.open(run.cwd / "other.sqlite", create=False, readonly=True) as store:
+        assert len(store.searches()) == 1
+
+
+def test_the_options_of_a_cluster_go_with_it(try_recipe: Any, tmp_path: Path) -> None:
+    for options in (["--address", "auto"], ["--resource", "openvino-CPU=x"], ["--time-limit", 5]):
+        answer = try_recipe("search", *options)
+        assert answer.code == 2
+        assert "go with --executor ray" in answer.refusal
+    for text in ("gpu-0=x", "openvino-CPU=", "x", "onnxruntime-CPU=x"):
+        answer = try_recipe("run", "--executor", "ray", "--resource", text)
+        assert answer.code == 2
+        assert "takes BACKEND-DEVICE=NAME; the recipe searches openvino-CPU; got" in answer.refusal
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_ray_is_told_before_anything_is_trained(
+    try_recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *a: None if name == "ray" else real(name, *a))
+    text = try_recipe("search", "--executor", "ray").refusal
+    assert "the package ray is not installed: pip install 'atb-export[ray]'" in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_executor_is_made_as_it_was_asked_for(
+    tiny_run: Any, atb: Atb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster's stand-in that does the work here."""
+    import atb_export.executors.ray
+    from atb_export.executors.local import LocalExecutor
+
+    made: list[dict[str, Any]] = []
+
+    def stand_in(inputs: Any, **options: Any) -> LocalExecutor:
+        made.append(options)
+        return LocalExecutor(inputs)
+
+    monkeypatch.setattr(atb_export.executors.ray, "RayExecutor", stand_in)
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: object())
+    run = tiny_run.copy(tmp_path)
+    shutil.rmtree(run.stage("search"))
+    options = ["--address", "auto", "--resource", "openvino-CPU=spr", "--time-limit", 9]
+    answer = atb("search", run.recipe, "--resume", "--threads", 1, "--executor", "ray", *options, cwd=run.cwd)
+    assert answer.code == 0, answer.err
+    (asked,) = made
+    assert [x.label for x in asked.pop("targets")] == ["openvino-CPU-f32-b1-l24-t1"]
+    assert asked == {"address": "auto", "resources": {"openvino-CPU": "spr"}, "time_limit_s": 9}
+
+
 def test_pick_slices_a_model_that_can_be_exported_benched_and_verified(tiny_run: Any, atb: Atb, tmp_path: Path) -> None:
     """The three jobs one after the other, each answering with one JSON line."""
-    options = ["--resume", "--threads", 1, "--max-ms", 1000, "--out", tmp_path / "picked", "--json"]
-    picked = atb("pick", tiny_run.recipe, *options, cwd=tiny_run.cwd)
+    picked = atb("pick", tiny_run.recipe, "--max-ms", 1000, "--out", tmp_path / "picked", "--json", cwd=tiny_run.cwd)
     assert picked.code == 0, picked.err
+    subnet = SubnetConfig.from_json(picked.document["picked"]["design"]["subnet"])
+    assert picked.document["dense"] == str(tmp_path / "picked")
     dense = load_dense(tmp_path / "picked")
-    assert dense.net.shape == SubnetConfig.from_json(picked.document["subnet"]).renumbered()
-    assert picked.document["key"] == SubnetConfig.from_json(picked.document["subnet"]).key
+    assert dense.net.shape == subnet.renumbered()
+    weights = load_supernet(tiny_run.stage("supernet") / "supernet.safetensors").slice(subnet).state_dict()
+    assert all(x.equal(weights[name]) for name, x in dense.net.state_dict().items() if name in weights)
     exported = atb("export", "picked", "--length", 16, "--out", "bundle", "--json", cwd=tmp_path)
     assert exported.code == 0, exported.err
     benched = atb("bench", "bundle", "--windows", 2, "--json", cwd=tmp_path)
@@ -104,21 +192,57 @@ def test_pick_slices_a_model_that_can_be_exported_benched_and_verified(tiny_run:
     assert verified.document["files"] == len(read_bundle(tmp_path / "bundle").manifest.files)
 
 
+def test_pick_of_a_finished_run_is_its_winner_and_measures_nothing(
+    tiny_run: Any, atb: Atb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a pick only reads")
+
+    for name in ("atb_export.work.measure", "atb_export.measuring.measure", "runtime.measure.measure"):
+        monkeypatch.setattr(name, never)
+    monkeypatch.setattr("atb_export.stages.Run.__init__", never)
+    answer = atb("pick", tiny_run.recipe, "--json", cwd=tiny_run.cwd)
+    assert answer.code == 0, answer.err
+    assert answer.document["finished"] is True
+    assert answer.document["picked"]["design"]["subnet"] == tiny_run.result["winner"]["subnet"]
+    front = {Design.from_json(x["design"]).key for x in tiny_run.result["candidates"] if x["front"]}
+    assert {x["key"] for x in answer.document["front"]} == front
+    # The store has the same search, with the numbers of each candidate's own measurement.
+    stored = atb("pick", "store.sqlite", "--json", cwd=tiny_run.cwd)
+    assert stored.code == 0, stored.err
+    assert stored.document["finished"] is False
+    assert stored.document["limits_ms"] == answer.document["limits_ms"]
+
+
 def test_pick_by_key_and_what_it_refuses(tiny_run: Any, atb: Atb, tmp_path: Path) -> None:
     front = [x for x in tiny_run.result["candidates"] if x["front"]]
-    key = SubnetConfig.from_json(front[0]["subnet"]).key
-    resume = ["--resume", "--threads", 1]
-    answer = atb("pick", tiny_run.recipe, *resume, "--key", key, "--json", cwd=tiny_run.cwd)
-    assert answer.document["subnet"] == front[0]["subnet"]
+    key = Design.from_json(front[0]["design"]).key
+    answer = atb("pick", tiny_run.recipe, "--key", key, "--json", cwd=tiny_run.cwd)
+    assert answer.document["picked"]["design"] == front[0]["design"]
     assert answer.document["dense"] is None
+    out = ["--out", tmp_path / "new"]
     assert (
-        "no subnet of the front has the key"
-        in atb("pick", tiny_run.recipe, *resume, "--key", "x", "--out", tmp_path / "new", cwd=tiny_run.cwd).refusal
+        "no design of the front has a key" in atb("pick", tiny_run.recipe, "--key", "x", *out, cwd=tiny_run.cwd).refusal
     )
-    text = atb("pick", tiny_run.recipe, *resume, "--max-ms", 1e-9, "--out", tmp_path / "new", cwd=tiny_run.cwd).refusal
-    assert "no engine may take more than 1e-09 ms, but the fastest measured takes" in text
-    assert "exists already" in atb("pick", tiny_run.recipe, *resume, "--out", tmp_path, cwd=tiny_run.cwd).refusal
+    text = atb("pick", tiny_run.recipe, "--max-ms", 1e-9, *out, cwd=tiny_run.cwd).refusal
+    assert "nothing meets the limits of 1e-09 ms: nearest is" in text
+    assert "exists already" in atb("pick", tiny_run.recipe, "--out", tmp_path, cwd=tiny_run.cwd).refusal
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pick_slices_only_the_supernet_that_was_searched(tiny_run: Any, atb: Atb, tmp_path: Path) -> None:
+    """Nothing is trained for it, and no weights are given away under another's accuracy."""
+    run = tiny_run.copy(tmp_path)
+    recipe = run.recipe.read_text()
+    markers = {path: path.read_bytes() for path in run.folder.glob("stages/*/*.json")}
+    run.recipe.write_text(recipe.replace("importance_batches = 2", "importance_batches = 3"))
+    text = atb("pick", run.recipe, "--out", "picked", cwd=run.cwd).refusal
+    assert "out has no supernet of this recipe: it is not finished, or the recipe changed since" in text
+    assert {path: path.read_bytes() for path in run.folder.glob("stages/*/*.json")} == markers
+    assert atb("train", run.recipe, "--resume", "--threads", 1, cwd=run.cwd).code == 0
+    text = atb("pick", run.recipe, "--out", "picked", cwd=run.cwd).refusal
+    assert "the supernet in out is not the one that the accuracy of" in text
+    assert not (run.cwd / "picked").exists()
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------
@@ -139,17 +263,18 @@ def test_a_constraint_nothing_can_meet_names_the_fastest(tiny_run: Any, atb: Atb
     run = tiny_run.copy(tmp_path)
     run.recipe.write_text(run.recipe.read_text().replace("of_teacher = 0.95", "max_ms = 0.0001"))
     text = atb("run", run.recipe, "--resume", "--threads", 1, cwd=run.cwd).refusal
-    assert "no engine may take more than 0.0001 ms, but the fastest measured takes 0.0" in text
-    assert "raise the constraint" in text
+    assert "nothing meets the limits of 0.0001 ms: nearest is 1L-" in text
+    assert "raise them, or let the space hold smaller subnets" in text
     assert (run.stage("supernet") / "done.json").is_file()
     # The engines that were measured are not lost, and nothing is measured again to say it once more.
-    lines = (run.stage("search") / "record.jsonl").read_text().splitlines()
-    assert len(lines) == 6
-    assert (
-        atb("run", run.recipe, "--resume", "--threads", 1, cwd=run.cwd).refusal.splitlines()[-1]
-        == text.splitlines()[-1]
-    )
-    assert (run.stage("search") / "record.jsonl").read_text().splitlines() == lines
+    with Store.open(run.cwd / "store.sqlite") as store:
+        summary = store.summary()
+        assert [x[3] for x in store.searches()] == [8, 8]
+    again = atb("run", run.recipe, "--resume", "--threads", 1, cwd=run.cwd).refusal
+    assert again.splitlines()[-1] == text.splitlines()[-1]
+    with Store.open(run.cwd / "store.sqlite") as store:
+        assert store.summary()["measurements"] == summary["measurements"]
+    assert "nothing meets the limits of 0.0001 ms" in atb("pick", run.recipe, cwd=run.cwd).refusal
 
 
 def test_a_teacher_that_is_not_bert(try_recipe: Any, tiny_teacher: Path, tmp_path: Path) -> None:
@@ -238,10 +363,12 @@ def test_a_missing_engine_package_is_told_before_the_search(
 ) -> None:
     run = tiny_run.copy(tmp_path)
     shutil.rmtree(run.stage("search"))
+    (run.cwd / "store.sqlite").unlink()
     why = "the package openvino is not installed: pip install 'atb-export[openvino]'"
     monkeypatch.setattr(type(backend("openvino")), "unavailable", lambda _: why)
     text = atb("run", run.recipe, "--resume", "--threads", 1, cwd=run.cwd).refusal
-    assert f"the search measures openvino-CPU-f32-b1-l24-t1, which cannot run here: {why}" in text
+    label = "openvino-CPU-f32-b1-l24-t1"
+    assert f"the reference engine for {label} cannot be measured: {label} cannot run here: {why}" in text
 
 
 def test_a_missing_package_is_told(try_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +399,15 @@ def full(*_: Any, **__: Any) -> Any:
     raise OSError(28, "No space left on device", "out/somewhere")
 
 
-@pytest.mark.parametrize("what", ["markers", "checkpoints", "weights", "record"])
+def full_store(*_: Any) -> Any:
+    """As the store tells it."""
+    error = sqlite3.OperationalError("database or disk is full")
+    error.sqlite_errorcode = sqlite3.SQLITE_FULL
+    with speaking(Path("store.sqlite")):
+        raise error
+
+
+@pytest.mark.parametrize("what", ["markers", "checkpoints", "weights", "store"])
 def test_a_full_disk_is_told_and_the_run_goes_on_later(tiny_run: Any, atb: Atb, tmp_path: Path, what: str) -> None:
     run = tiny_run.copy(tmp_path)
     for name in ("search", "winner"):
@@ -286,10 +421,13 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(tiny_run: Any, atb: Atb, 
         elif what == "weights":
             patch.setattr("supernet.checkpoint.save_file", full)
         else:
-            patch.setattr("search.record._write", full)
+            patch.setattr("search.store.history.canonical", full_store)
         text = atb("run", run.recipe, "--resume", "--threads", 1, cwd=run.cwd).refusal
-    assert "No space left on device" in text
-    assert "--resume" in text
+    if what == "store":
+        assert "the store store.sqlite: the disk is full: nothing of this step was kept. Free some space" in text
+    else:
+        assert "No space left on device" in text
+        assert "--resume" in text
     assert {path: path.read_bytes() for path in run.stage("supernet").iterdir()} == before
     again = atb("run", run.recipe, "--resume", "--threads", 1, "--json", cwd=run.cwd)
     assert again.code == 0, again.err
@@ -312,14 +450,17 @@ def test_pick_leaves_nothing_where_it_failed(
 ) -> None:
     monkeypatch.setattr("atb_export.dense.save_dense", full)
     out = tmp_path / "picked"
-    assert atb("pick", tiny_run.recipe, "--resume", "--threads", 1, "--out", out, cwd=tiny_run.cwd).refusal
+    assert "No space left" in atb("pick", tiny_run.recipe, "--out", out, cwd=tiny_run.cwd).refusal
     assert not out.exists()
 
 
 def test_the_record_of_a_search_is_whole(tiny_run: Any) -> None:
-    """What the search stage kept reads back as evaluations of subnets of this space."""
-    lines = (tiny_run.stage("search") / "record.jsonl").read_text().splitlines()
-    assert len(lines) == 1 + len(tiny_run.result["candidates"])
-    read = [Candidate.from_json(json.loads(line)) for line in lines[1:]]
-    assert [x.subnet.to_json() for x in read] == [x["subnet"] for x in tiny_run.result["candidates"]]
+    """What the store kept of it reads back as evaluations of designs of this space."""
+    with Store.open(tiny_run.cwd / "store.sqlite", create=False, readonly=True) as store:
+        ((search, header, _, evaluations),) = store.searches()
+        read = [Candidate.from_json(x) for x in store.recorded(search).candidates]
+    assert evaluations == len(read)
+    assert [x.design.to_json() for x in read] == [x["design"] for x in tiny_run.result["candidates"]]
     assert all(x.is_measured for x in read)
+    assert header["targets"] == tiny_run.result["search"]["targets"]
+    assert header["constraints_ms"] == tiny_run.result["search"]["constraints_ms"]
