@@ -328,7 +328,7 @@ class SearchJob:
         seconds: float,
     ) -> dict[str, Any]:
         candidates = [confirmed.get(x.design, x) for x in found.candidates]
-        kept = {x.design for x in front(confirmed.values())}
+        kept = {x.design for x in front(confirmed.values(), small=self.small)}
         # Who meets the limits with the upper end of the interval, too, goes first.
         sure = [
             x for x in confirmed.values() if goals.fits(x) and goals.violation([t.ci_ms[1] for t in x.latencies]) == 0

@@ -20,7 +20,8 @@ class Design:
     precisions: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if not self.precisions or not all(isinstance(x, str) and x for x in self.precisions):
+        good = isinstance(self.precisions, tuple) and all(isinstance(x, str) and x for x in self.precisions)
+        if not good or not self.precisions:
             raise ValueError(f"a design names one precision per target, got {self.precisions!r}")
 
     @property

@@ -11,17 +11,19 @@ from search.goals import Goals
 from search.selection import dominates
 
 
-def _point(candidate: Candidate) -> tuple[float, ...]:
-    return (-(candidate.accuracy or 0.0), *candidate.ms)
+def _point(candidate: Candidate, small: bool) -> tuple[float, ...]:
+    size = (float(candidate.model_bytes or 0),) if small else ()
+    return (-(candidate.accuracy or 0.0), *candidate.ms, *size)
 
 
-def front(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+def front(candidates: Iterable[Candidate], *, small: bool = False) -> tuple[Candidate, ...]:
     """The scored candidates that no other dominates in accuracy and all latencies, fastest on the first target first.
 
-    Candidates with equal numbers do not dominate each other: all of them are kept.
+    With `small` the bytes of the model count, too. Candidates with equal numbers do not dominate each other: all of
+    them are kept.
     """
-    known = sorted((x for x in candidates if x.is_scored), key=lambda x: (x.ms[0], _point(x), x.design.key))
-    points = [_point(x) for x in known]
+    known = sorted((x for x in candidates if x.is_scored), key=lambda x: (x.ms[0], _point(x, small), x.design.key))
+    points = [_point(x, small) for x in known]
     return tuple(x for x, mine in zip(known, points, strict=True) if not any(dominates(p, mine) for p in points))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,7 +20,7 @@ Known = Mapping[tuple[int, str], Sequence[tuple[SubnetConfig, float]]]
 """(index of the target, precision) -> subnets with the ms measured there: what the store holds from before."""
 
 _MOST_ENGINES = 160  # a fit takes the cube of it; what the search measured itself comes last and stays
-_EDGE = 1.001  # of the limit: what is at the limit still adds a little
+_EDGE = 1.1  # the load from which on a design adds nothing; beyond the limit, for the most accurate lie close to it
 _OPTIMISM = 1.0  # standard deviations added to a guessed accuracy: what is uncertain may be better than it looks
 
 
@@ -27,7 +28,7 @@ class Guide:
     """The models of one moment of a search: fitted to `told` and to what is `known` from before."""
 
     def __init__(self, space: SearchSpace, goals: Goals, told: Sequence[Candidate], known: Known) -> None:
-        self._goals = goals
+        self._goals = goals = _bounded(goals, told)
         self._front = sorted(
             (goals.load(x.ms), x.accuracy or 0.0) for x in told if x.is_scored and goals.violation(x.ms) == 0
         )
@@ -68,7 +69,7 @@ class Guide:
     def choose(self, designs: Sequence[Design], count: int) -> list[int]:
         """Indices of the `count` designs expected to add most to the front within the constraints.
 
-        One after the other: each is counted as if its guess had come true, so that the next one looks elsewhere.
+        One after the other: each is counted as if the hope for it had come true, so that the next one looks elsewhere.
         Empty where a model is missing.
         """
         timed = self.latencies(designs)
@@ -82,26 +83,31 @@ class Guide:
         guess, doubt = self._accuracy([x.subnet for x in designs])
         hoped = guess + _OPTIMISM * doubt
         worst = min([*self._scores, float(guess.min())]) - 1e-6
-        floor = self._goals.focus
-        front = [(max(load, floor), score) for load, score in self._front]
+        # Faster than `focus` buys nothing; slightly over the limit counts as at it: `feasible` carries the doubt.
+        places = np.clip(loads, self._goals.focus, 1.0).tolist()
+        front = [(max(load, self._goals.focus), score) for load, score in self._front]
+        points = list(zip(places, hoped.tolist(), strict=True))
         chosen: list[int] = []
         for _ in range(min(count, len(designs))):
             now = area(sorted(front), accuracy=worst, latency_ms=_EDGE)
-            gains = np.array([self._gain(front, now, loads[i], hoped[i], worst, floor) for i in range(len(designs))])
+            gains = np.array([area(sorted([*front, x]), accuracy=worst, latency_ms=_EDGE) - now for x in points])
             # Where nothing gains, the most accurate guess that fits goes first.
             gains = gains * feasible + 1e-9 * feasible * (hoped - worst)
             gains[chosen] = -1.0
             best = int(np.argmax(gains))
             chosen.append(best)
-            front.append((max(float(loads[best]), floor), float(guess[best])))
+            front.append(points[best])
         return chosen
 
-    def _gain(
-        self, front: list[tuple[float, float]], now: float, load: float, score: float, worst: float, floor: float
-    ) -> float:
-        # A design guessed slightly over the limit counts as at it: `feasible` carries the doubt.
-        point = (min(max(float(load), floor), 1.0), float(score))
-        return area(sorted([*front, point]), accuracy=worst, latency_ms=_EDGE) - now
+
+def _bounded(goals: Goals, told: Sequence[Candidate]) -> Goals:
+    """An objective without a limit counts up to the slowest scored so far, and all the way down."""
+    scored = [x.ms for x in told if x.is_scored]
+    if None not in goals.constraints_ms or not scored:
+        return goals
+    slowest = [max(column) for column in zip(*scored, strict=True)]
+    limits = tuple(most if x is None else x for x, most in zip(goals.constraints_ms, slowest, strict=True))
+    return replace(goals, constraints_ms=limits, focus=0.0)
 
 
 def _latency_models(told: Sequence[Candidate], known: Known) -> dict[tuple[int, str], LatencyModel]:
@@ -110,7 +116,9 @@ def _latency_models(told: Sequence[Candidate], known: Known) -> dict[tuple[int, 
     }
     for x in told:
         for target, (precision, timing) in enumerate(zip(x.design.precisions, x.latencies, strict=False)):
-            measured.setdefault((target, precision), {})[x.subnet.renumbered()] = timing.ms
+            mine = measured.setdefault((target, precision), {})
+            mine.pop(shape := x.subnet.renumbered(), None)  # what is measured again moves to the end
+            mine[shape] = timing.ms
     models = {}
     for key, pairs in measured.items():
         newest = list(pairs.items())[-_MOST_ENGINES:]

@@ -30,6 +30,7 @@ _VECTORS = (8, 16, 32, 64)
 _MOST_EFFECTS = 4
 _LEAST_GAIN = 0.01  # of the held-out error
 _MEMBERS = 8
+_FAR = 4.0  # standard deviations
 _FLOOR = 0.5  # of the fastest engine seen: a linear model may go below zero outside its data
 
 
@@ -99,8 +100,10 @@ class _Member:
     def __init__(self, subnets: Sequence[SubnetConfig], ms: Array) -> None:
         self.effects, self._fit = _forward_selection(subnets, ms)
         self._floor_ms = _FLOOR * float(ms.min())
-        self._rest = GaussianProcess.fit(_size_table(subnets), np.log(ms / self._analytic(subnets)))
-        self._own = float(np.median(np.abs(self._fit.held_out)))
+        # An engine that was disturbed must not bend the process to itself.
+        most = _FAR * self._fit.spread
+        left = np.clip(np.log(ms / self._analytic(subnets)), -most, most)
+        self._rest = GaussianProcess.fit(_size_table(subnets), left)
 
     def _analytic(self, subnets: Sequence[SubnetConfig]) -> Array:
         return np.maximum(self._fit(_table(subnets, self.effects)), self._floor_ms)
@@ -111,7 +114,7 @@ class _Member:
         The process knows how far a subnet is from those measured; the analytic part's own error is the least spread.
         """
         rest, spread = self._rest(_size_table(subnets))
-        return np.log(self._analytic(subnets)) + rest, np.hypot(spread, self._own)
+        return np.log(self._analytic(subnets)) + rest, np.hypot(spread, self._fit.spread)
 
 
 class LatencyModel:

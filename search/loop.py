@@ -88,7 +88,7 @@ def search(
             stopped = "engines"
         elif len(candidates) - measured > plan.failures_per_engine * plan.engines:
             stopped = "failures"
-        elif clock() - begun >= plan.seconds:
+        elif clock() - begun >= plan.seconds and history.replay(len(candidates)) is None:  # a record is never cut short
             stopped = "seconds"
         else:
             proposals = strategy.ask(plan.generation)
@@ -110,7 +110,7 @@ def search(
         raise NothingFits(constraints_ms=goals.constraints_ms, nearest=None, reason=reason)
     return Result(
         candidates=tuple(candidates),
-        front=front(candidates),
+        front=front(candidates, small=goals.small),
         best=most_accurate(candidates, goals),
         stopped=stopped,
         generations=generation,
@@ -134,7 +134,9 @@ def _evaluated(
         yield Candidate.from_json(row)
     if done == len(proposals):
         return
-    for candidate in evaluate(proposals[done:], known):
+    for proposal, candidate in zip(proposals[done:], evaluate(proposals[done:], known), strict=True):
+        if candidate.design != proposal.design:
+            raise ValueError(f"{proposal.design} was asked for, but {candidate.design} was evaluated")
         kept = replace(candidate, generation=generation)
         history.append(kept.to_json())
         yield kept

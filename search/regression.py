@@ -19,8 +19,9 @@ _SIGNAL_TO_NOISE = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 class RelativeLeastSquares:
     """Least squares of relative errors with weights that are not negative (Lawson & Hanson 1974): costs only add up.
 
-    A small ridge penalty acts on columns scaled to a mean of 1. `held_out` [n] are the relative errors of each row
-    predicted from all others, by the hat matrix of the columns in use (Allen 1974).
+    Columns are scaled to a mean of 1 beside the values, so that a small ridge penalty is small in any unit. `held_out`
+    [n] are the relative errors of each row predicted from all others, by the hat matrix of the columns in use (Allen
+    1974).
     """
 
     weights: Array
@@ -30,8 +31,10 @@ class RelativeLeastSquares:
     @classmethod
     def fit(cls, rows: Array, values: Array, *, penalty: float = 1e-3, rounds: int = 3) -> RelativeLeastSquares:
         """`rows` [n, k] and positive `values` [n]. Rows far off count less each round (Huber's weights)."""
-        scale = np.abs(rows).mean(axis=0) + 1e-12
-        relative = rows / scale / values[:, None]
+        relative = rows / values[:, None]
+        shares = np.abs(relative).mean(axis=0)
+        scale = np.where(shares > 0, shares, 1.0)
+        relative /= scale
         columns = relative.shape[1]
         trust = np.ones(len(values))
         for _ in range(rounds):
@@ -49,6 +52,11 @@ class RelativeLeastSquares:
     def error(self) -> float:
         """Mean held-out error, clipped: an engine that was disturbed must not choose between two forms."""
         return float(np.minimum(np.abs(self.held_out), 0.3).mean())
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the held-out errors, by their median (Rousseeuw & Croux 1993)."""
+        return 1.4826 * float(np.median(np.abs(self.held_out)))
 
     def __call__(self, rows: Array) -> Array:
         """Values [m] of `rows` [m, k]."""
@@ -78,7 +86,8 @@ class GaussianProcess:
     @classmethod
     def fit(cls, rows: Array, values: Array) -> GaussianProcess:
         """`rows` [n, k] and `values` [n]."""
-        centre, scale = rows.mean(axis=0), rows.std(axis=0) + 1e-9
+        centre, spread = rows.mean(axis=0), rows.std(axis=0)
+        scale = np.where(spread > 1e-9, spread, 1.0)  # one value only: a step of 1 is as far as a spread
         x = (rows - centre) / scale
         mean = float(values.mean())
         y = values - mean

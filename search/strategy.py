@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from search.candidate import Candidate
-from search.design import Design
+from search.design import Design, DesignSpace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,13 @@ class Proposal:
 
     design: Design
     predicted_ms: tuple[float, ...] | None = None
+
+
+def check_opening(opening: Sequence[Design], space: DesignSpace) -> None:
+    """Raises `ValueError` for a design that could not be drawn."""
+    for x in opening:
+        if not space.contains(x):
+            raise ValueError(f"an opening holds designs that lie in the space, {x} does not")
 
 
 class Strategy(Protocol):

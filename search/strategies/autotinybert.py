@@ -64,7 +64,9 @@ class AutoTinyBert:
         return designs
 
     def _parent(self) -> Design:
-        weights = [x.accuracy or 0.0 for x in self._parents]
+        # Chances are those of the public code: by how much a parent is better than the worst of them.
+        least = min(x.accuracy or 0.0 for x in self._parents)
+        weights = [(x.accuracy or 0.0) - least for x in self._parents]
         if sum(weights) <= 0:
             return self._rng.choice(self._parents).design
         return self._rng.choices(self._parents, weights=weights)[0].design

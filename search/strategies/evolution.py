@@ -14,7 +14,7 @@ from search.goals import Goals
 from search.guide import Guide, Known
 from search.plan import SearchPlan
 from search.selection import best_first, tournament
-from search.strategy import Proposal
+from search.strategy import Proposal, check_opening
 
 
 class Evolution:
@@ -35,6 +35,7 @@ class Evolution:
         """`opening` is asked for first: hand-made cuts, an earlier front. `known` are latencies from before."""
         self._space, self._goals, self._plan, self._rng = space, goals, plan, rng
         self._known: Known = known or {}
+        check_opening(opening, space)
         self._opening = [x for x in dict.fromkeys([*opening, space.smallest()])][::-1]
         self._seen: set[Design] = set()
         self._told: list[Candidate] = []
@@ -53,7 +54,8 @@ class Evolution:
         missing = count - len(designs)
         if missing > 0:
             explored = round(missing * self._plan.explore) if guide.is_ready else missing
-            designs += self._sift(guide, self._breed(self._plan.brood), missing - explored)
+            if explored < missing:
+                designs += self._sift(guide, self._breed(self._plan.brood), missing - explored)
             designs += self._breed(count - len(designs))
         timed = guide.latencies(designs) if designs else None
         guesses = [None] * len(designs) if timed is None else [tuple(map(float, row)) for row in timed[0]]

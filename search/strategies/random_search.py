@@ -8,7 +8,7 @@ from random import Random
 from search.candidate import Candidate
 from search.design import Design, DesignSpace
 from search.plan import SearchPlan
-from search.strategy import Proposal
+from search.strategy import Proposal, check_opening
 
 
 class RandomSearch:
@@ -18,6 +18,7 @@ class RandomSearch:
 
     def __init__(self, space: DesignSpace, plan: SearchPlan, rng: Random, *, opening: Sequence[Design] = ()) -> None:
         self._space, self._plan, self._rng = space, plan, rng
+        check_opening(opening, space)
         self._opening = list(dict.fromkeys(opening))[::-1]
         self._seen: set[Design] = set()
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from search.candidate import Candidate
+from search.candidate import Candidate, Timing
+from search.design import Design
 from search.errors import NothingFits
 from search.front import area, fastest, front, hypervolume, knee, most_accurate
 from search.goals import Goals
 from search.selection import dominates
+from supernet.space import SubnetConfig
 
 
 def point(x: Candidate) -> tuple[float, ...]:
@@ -179,3 +181,22 @@ def test_the_knee_of_few(at: Any, failed: Candidate) -> None:
     assert knee([at(0.5, 1.0), at(0.5, 2.0, number=2)]) == at(0.5, 1.0)
     with pytest.raises(NothingFits):
         knee([failed, at(0.9, 1.0, complete=False)])
+
+
+def test_a_smaller_model_stands_on_the_front_where_size_counts() -> None:
+    """Slower and less accurate, but smaller: kept only where the bytes are an objective."""
+    subnet = SubnetConfig.uniform(hidden_size=64, depth=2, heads=2, ffn_size=64)
+
+    def candidate(precision: str, ms: float, accuracy: float, model_bytes: int) -> Candidate:
+        return Candidate(
+            design=Design(subnet=subnet, precisions=(precision,)),
+            flops=1,
+            latencies=(Timing(ms=ms, ci_ms=(ms, ms)),),
+            accuracy=accuracy,
+            rows=10,
+            model_bytes=model_bytes,
+        )
+
+    best, small = candidate("bf16", 1.0, 0.9, 1000), candidate("int8", 1.1, 0.8, 300)
+    assert front([best, small]) == (best,)
+    assert front([best, small], small=True) == (best, small)

@@ -152,7 +152,6 @@ def test_what_is_far_over_a_limit_is_chosen_last(make_problem: Any) -> None:
     assert set(order) == set(range(100))
 
 
-@pytest.mark.xfail(strict=True, reason="it is chosen by what it may be, and counted as what it is guessed to be")
 def test_one_of_two_twins_is_enough(make_problem: Any) -> None:
     """The second choice looks elsewhere: a design chosen is counted as if its hope had come true."""
     problem = make_problem(precisions=("bf16",))
@@ -162,7 +161,6 @@ def test_one_of_two_twins_is_enough(make_problem: Any) -> None:
     assert [[best, best, *designs][i] == best for i in chosen] == [True, False, False]
 
 
-@pytest.mark.xfail(strict=True, reason="what is guessed over the limit gains at the limit, but is not counted there")
 def test_twins_slightly_over_the_limit_are_twins_as_well(make_problem: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     problem = make_problem(precisions=("bf16",), noise=0.0)
     guide = guide_of(problem, told(problem, 60))

@@ -142,7 +142,6 @@ def test_errors_are_of_the_size_of_the_doubt() -> None:
     assert (errors < 0.02).mean() < 0.5  # nor is it doubt without bounds
 
 
-@pytest.mark.xfail(strict=True, reason="the process of what is left over is bent to it")
 @pytest.mark.parametrize("factor", [4.0, 0.25])
 def test_one_disturbed_engine_does_not_ruin_it(factor: float) -> None:
     seen, new = drawn(KD, 64), drawn(KD, 150, seed=9)
@@ -161,7 +160,6 @@ def test_it_never_guesses_that_an_engine_takes_no_time() -> None:
     assert (doubt > 0).all()
 
 
-@pytest.mark.xfail(strict=True, reason="the penalty is of the columns' unit, not of their shares of the values")
 @pytest.mark.parametrize("unit", [1e-3, 1e3])
 def test_slow_machines_and_fast_ones_are_learnt_alike(unit: float) -> None:
     """A batch of 32 takes a hundred times as long as one row: the model errs by the same share."""

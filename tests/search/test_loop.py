@@ -445,7 +445,6 @@ def test_seconds_end_it_with_the_generation(make_problem: Any, name: str) -> Non
     assert result.candidates == problem.search(strategies(problem)[name]).candidates[:16]
 
 
-@pytest.mark.xfail(strict=True, reason="seconds are counted while the record is replayed")
 def test_a_resumed_search_is_never_shorter_than_its_record(make_problem: Any, tmp_path: Path) -> None:
     """Seconds are for what is evaluated now: a slow replay must not drop what was paid for."""
     problem = make_problem()
@@ -456,7 +455,6 @@ def test_a_resumed_search_is_never_shorter_than_its_record(make_problem: Any, tm
     assert again.candidates == whole.candidates
 
 
-@pytest.mark.xfail(strict=True, reason="what an evaluation yields is taken as it comes")
 def test_an_evaluation_of_something_else_is_not_recorded(make_problem: Any, tmp_path: Path) -> None:
     """What is on record must be what was asked for, or it could never be replayed."""
     problem = make_problem()

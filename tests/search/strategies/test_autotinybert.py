@@ -103,7 +103,6 @@ def test_before_anything_was_scored_all_is_random(make_problem: Any, failed: Any
     assert draws.mutated == []
 
 
-@pytest.mark.xfail(strict=True, reason="weights are the accuracies themselves, nearly alike")
 def test_the_roulette_prefers_the_better(make_problem: Any) -> None:
     """As in the public code, the least accurate parent has no chance, and the others in proportion to the gap."""
     problem = make_problem()

@@ -56,7 +56,6 @@ def test_the_opening_then_the_smallest_then_random_ones(make_problem: Any) -> No
     assert [x.design for x in again.ask(2)] == [problem.space.smallest(), opening[0]]
 
 
-@pytest.mark.xfail(strict=True, reason="it is asked for as it is")
 def test_an_opening_outside_the_space_is_refused(make_problem: Any) -> None:
     problem = make_problem()
     stranger = replace(problem.space.smallest(), precisions=("int8",))
