@@ -225,7 +225,7 @@ class SearchJob:
         self, subnet: SubnetConfig, limits: Sequence[float | None], references: Sequence[Reference]
     ) -> bool:
         """Whether a cut may come near the limits: operations tell that much."""
-        share = self.flops(subnet) / self.flops(self.inputs.reference.shape)
+        share = self._share(subnet)
         pairs = zip(limits, references, strict=True)
         return all(limit is None or share * reference.ms <= 2 * limit for limit, reference in pairs)
 
@@ -280,7 +280,19 @@ class SearchJob:
             pair = (SubnetConfig.from_json(row["subnet"]), float(row["ms"]))
             known.setdefault((int(row["target"]), str(row["precision"])), []).append(pair)
         guesses: Known = known
-        return Evolution(self._space, goals, self.plan, rng, opening=opening, known=guesses)
+        return Evolution(
+            self._space,
+            goals,
+            self.plan,
+            rng,
+            opening=opening,
+            known=guesses,
+            rough_load=lambda subnet: goals.load([x["ms"] * self._share(subnet) for x in start["references"]]),
+        )
+
+    def _share(self, subnet: SubnetConfig) -> float:
+        """A subnet's operations as a share of the reference's."""
+        return self.flops(subnet) / self.flops(self.inputs.reference.shape)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

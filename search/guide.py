@@ -72,17 +72,10 @@ class Guide:
         One after the other: each is counted as if the hope for it had come true, so that the next one looks elsewhere.
         Empty where a model is missing.
         """
-        timed = self.latencies(designs)
-        if timed is None or self._accuracy is None or not designs:
+        judged = self._judged(designs)
+        if judged is None:
             return []
-        ms, spread = timed
-        loads = np.array([self._goals.load(row) for row in ms])
-        # How likely each limit is met, from how far the guess is from it; a logistic stands in for the normal.
-        certainty = np.array([self._goals.load(row) for row in ms + spread]) - loads + 1e-9
-        feasible = 1 / (1 + np.exp(np.clip(1.7 * (loads - 1.0) / certainty, -50, 50)))
-        guess, doubt = self._accuracy([x.subnet for x in designs])
-        hoped = guess + _OPTIMISM * doubt
-        worst = min([*self._scores, float(guess.min())]) - 1e-6
+        loads, feasible, hoped, worst = judged
         # Faster than `focus` buys nothing; slightly over the limit counts as at it: `feasible` carries the doubt.
         places = np.clip(loads, self._goals.focus, 1.0).tolist()
         front = [(max(load, self._goals.focus), score) for load, score in self._front]
@@ -98,6 +91,32 @@ class Guide:
             chosen.append(best)
             front.append(points[best])
         return chosen
+
+    def most_accurate(self, designs: Sequence[Design], count: int) -> list[int]:
+        """Indices of the `count` designs hoped to be most accurate, each hope weighted by how likely it fits.
+
+        The front is wide, but a search is asked for one winner. Empty where a model is missing.
+        """
+        judged = self._judged(designs)
+        if judged is None:
+            return []
+        _, feasible, hoped, worst = judged
+        found: list[int] = np.argsort(-feasible * (hoped - worst), kind="stable")[:count].tolist()
+        return found
+
+    def _judged(self, designs: Sequence[Design]) -> tuple[Array, Array, Array, float] | None:
+        """Of each design its load, how likely it fits, its hoped accuracy; and an accuracy that is worse than all."""
+        timed = self.latencies(designs) if designs else None
+        if timed is None or self._accuracy is None:
+            return None
+        ms, spread = timed
+        loads = np.array([self._goals.load(row) for row in ms])
+        # How likely each limit is met, from how far the guess is from it; a logistic stands in for the normal.
+        certainty = np.array([self._goals.load(row) for row in ms + spread]) - loads + 1e-9
+        feasible = 1 / (1 + np.exp(np.clip(1.7 * (loads - 1.0) / certainty, -50, 50)))
+        guess, doubt = self._accuracy([x.subnet for x in designs])
+        worst = min([*self._scores, float(guess.min())]) - 1e-6
+        return loads, feasible, guess + _OPTIMISM * doubt, worst
 
 
 def _bounded(goals: Goals, told: Sequence[Candidate]) -> Goals:

@@ -5,7 +5,7 @@ One generation is: open, breed, sift, explore. Every step is a method of that na
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
 from search.candidate import Candidate
@@ -15,6 +15,9 @@ from search.guide import Guide, Known
 from search.plan import SearchPlan
 from search.selection import best_first, tournament
 from search.strategy import Proposal, check_opening
+from supernet.space import SubnetConfig
+
+_TRIES = 30
 
 
 class Evolution:
@@ -31,8 +34,14 @@ class Evolution:
         *,
         opening: Sequence[Design] = (),
         known: Known | None = None,
+        rough_load: Callable[[SubnetConfig], float] | None = None,
     ) -> None:
-        """`opening` is asked for first: hand-made cuts, an earlier front. `known` are latencies from before."""
+        """`opening` is asked for first: hand-made cuts, an earlier front. `known` are latencies from before.
+
+        `rough_load(subnet)` is the share of the limit that its operations suggest. It chooses blindly among alike
+        subnets, but spares the first generations those that are hopelessly slow, until there is a model.
+        """
+        self._rough_load = rough_load
         self._space, self._goals, self._plan, self._rng = space, goals, plan, rng
         self._known: Known = known or {}
         check_opening(opening, space)
@@ -81,7 +90,7 @@ class Evolution:
         while len(designs) < count and fruitless < self._plan.patience:
             # The second half of the patience goes to random ones: a population that converged draws only its own.
             if len(self._population) < self._plan.population or fruitless >= self._plan.patience / 2:
-                design = self._space.sample(self._rng)
+                design = self._plausible()
             else:
                 design = self._child()
             if self._take(design):
@@ -91,14 +100,26 @@ class Evolution:
                 fruitless += 1
         return designs
 
+    def _plausible(self) -> Design:
+        """A random design, of a few the first that its operations do not call hopelessly slow."""
+        design = self._space.sample(self._rng)
+        for _ in range(_TRIES if self._rough_load is not None else 0):
+            assert self._rough_load is not None
+            if self._rough_load(design.subnet) <= self._plan.slack:
+                break
+            design = self._space.sample(self._rng)
+        return design
+
     def _child(self) -> Design:
         mother, father = (tournament(self._population, self._rng).design for _ in range(2))
         child = self._space.crossover(mother, father, self._rng)
         return self._space.mutate(child, self._rng, rate=self._plan.mutation_rate)
 
     def _sift(self, guide: Guide, brood: Sequence[Design], count: int) -> list[Design]:
-        """The most promising of the brood; the others may be drawn again."""
-        kept = [brood[i] for i in guide.choose(brood, count)]
+        """The most promising of the brood, half for the winner, half for the front; others may be drawn again."""
+        kept = [brood[i] for i in guide.most_accurate(brood, count // 2)]
+        rest = [x for x in brood if x not in kept]
+        kept += [rest[i] for i in guide.choose(rest, count - len(kept))]
         self._seen.difference_update(brood)
         self._seen.update(kept)
         return kept

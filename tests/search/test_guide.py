@@ -208,3 +208,16 @@ def test_it_uses_no_chance(make_problem: Any) -> None:
     designs = [x.design for x in told(problem, 60, seed=2)]
     one, two = (guide_of(problem, told(problem, 60)) for _ in range(2))
     assert one.choose(designs, 8) == two.choose(designs, 8)
+
+
+def test_the_most_accurate_go_by_hope_and_by_how_likely_they_fit(
+    make_problem: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = make_problem(precisions=("bf16",), noise=0.0)
+    problem.goals = Goals(constraints_ms=(1.0,))
+    guide = guide_of(problem, told(problem, 60))
+    monkeypatch.setattr(guide, "_accuracy", Sure([0.7, 0.9, 0.95, 0.8], 0.0))
+    monkeypatch.setattr(guide, "_latency", {(0, "bf16"): Sure([0.5, 0.9, 1.5, 0.6], 0.01)})
+    four = [x.design for x in told(problem, 4, seed=8)]
+    assert guide.most_accurate(four, 2) == [1, 3]  # the best of all is too slow
+    assert guide.most_accurate([], 2) == []

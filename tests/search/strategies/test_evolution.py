@@ -94,20 +94,27 @@ def test_so_many_of_a_generation_are_sifted_from_a_brood(
     problem = make_problem(precisions=("bf16",), plan=SearchPlan(engines=40, population=8, brood=50, explore=explore))
     strategy = problem.evolution()
     told(problem, strategy, 3)
-    broods: list[list[Design]] = []
-    choose = Guide.choose
+    broods: dict[str, list[Design]] = {}
 
-    def watched(self: Guide, designs: Sequence[Design], count: int) -> list[int]:
-        broods.append(list(designs))
-        assert count == sifted
-        return choose(self, designs, count)
+    def watch(name: str) -> None:
+        real = getattr(Guide, name)
 
-    monkeypatch.setattr(Guide, "choose", watched)
+        def watched(self: Guide, designs: Sequence[Design], count: int) -> list[int]:
+            broods[name] = list(designs)
+            assert count == sifted // 2  # half for the winner, half for the front
+            found: list[int] = real(self, designs, count)
+            return found
+
+        monkeypatch.setattr(Guide, name, watched)
+
+    watch("choose")
+    watch("most_accurate")
     asked = [x.design for x in strategy.ask(8)]
-    assert len(asked) == 8
+    assert len(set(asked)) == 8
     if sifted:
-        assert len(broods[-1]) == 50
-        assert all(x in broods[-1] for x in asked[:sifted])
+        assert len(broods["most_accurate"]) == 50
+        assert len(broods["choose"]) == 50 - sifted // 2
+        assert all(x in broods["most_accurate"] for x in asked[:sifted])
 
 
 def test_what_was_bred_and_not_chosen_may_come_again(make_problem: Any) -> None:
@@ -156,3 +163,19 @@ def test_its_own_rng_alone_decides(make_problem: Any) -> None:
 
     assert asked(1) == asked(1)
     assert asked(1) != asked(2)
+
+
+def test_operations_spare_the_first_generations_what_is_hopelessly_slow(make_problem: Any) -> None:
+    """The opening is asked for whatever it costs; random designs are not, where there are some."""
+    problem = make_problem()
+    designs = [problem.space.sample(Random(i)) for i in range(400)]
+    typical = sorted(problem.flops(x.subnet) for x in designs)[100]
+
+    def load(subnet: Any) -> float:
+        return float(problem.flops(subnet) / typical)
+
+    strategy = Evolution(problem.space, problem.goals, problem.plan, Random(1), rough_load=load)
+    drawn = [x.design for x in strategy.ask(12)][1:]
+    assert all(load(x.subnet) <= problem.plan.slack for x in drawn)
+    hopeless = Evolution(problem.space, problem.goals, problem.plan, Random(1), rough_load=lambda _: 9.0)
+    assert len(hopeless.ask(12)) == 12
