@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 from atb_export.card import model_card
 from atb_export.dense import DenseModel, save_dense
 from atb_export.errors import AtbError
-from atb_export.onnx.graph import graph_from_supernet
+from atb_export.onnx.graph import graph_bytes
 from atb_export.onnx.quantise import quantised_bytes
 from atb_export.verify import (
     Logits,
@@ -66,8 +66,7 @@ class Origin:
 
 def onnx_bytes(model: DenseModel, *, pairs: bool) -> bytes:
     """The lean graph of the whole dense network."""
-    data: bytes = graph_from_supernet(model.net, token_types=pairs).SerializeToString()
-    return data
+    return graph_bytes(model.net, token_types=pairs)
 
 
 def pack(

@@ -70,15 +70,6 @@ def band(
     return Band(correlation=correlation, band_ms=edges, engines=len(inside))
 
 
-def standard_error(accuracy: float, n: int) -> float:
-    """Binomial standard error of an accuracy (0..1) over `n` independent rows."""
-    if not 0 <= accuracy <= 1:
-        raise ValueError(f"accuracy must lie in 0..1, got {accuracy}")
-    if n < 1:
-        raise ValueError(f"n counts rows, 1 or more, got {n}")
-    return math.sqrt(accuracy * (1 - accuracy) / n)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Paired:
     """Two models on the same rows: accuracy of `a` minus `b`'s, its standard error, McNemar's p."""

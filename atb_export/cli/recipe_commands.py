@@ -141,7 +141,7 @@ def show(result: dict[str, Any], folder: Path) -> None:
     """The result as a table, and where everything is."""
     target, teacher = result["target"], result["teacher"]
     click.echo(
-        f"\n{target['backend']} {target['effective_precision']}, {target['threads']} thread(s), "
+        f"\n{target['backend']}, the winner in {target['effective_precision']}, {target['threads']} thread(s), "
         f"batch {target['shape']['batch']}, length {target['shape']['length']}; "
         f"{result['engines_measured']} engines measured, {result['engines_failed']} failed; "
         f"accuracy on {result['task']['rows']['test']} test rows\n"

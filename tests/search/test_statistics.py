@@ -7,7 +7,7 @@ from random import Random
 import pytest
 from scipy import stats
 
-from search.statistics import band, mcnemar, paired, spearman, standard_error
+from search.statistics import band, mcnemar, paired, spearman
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -45,16 +45,6 @@ def test_band_takes_only_what_is_near_the_constraint() -> None:
     assert band(flops, latency, constraint_ms=100.0).correlation is None
     with pytest.raises(ValueError, match="as many x as latencies"):
         band([1], latency, constraint_ms=1.0)
-
-
-def test_standard_error() -> None:
-    assert standard_error(0.5, 100) == pytest.approx(0.05)
-    assert standard_error(0.85, 1800) == pytest.approx(0.008416, abs=1e-6)
-    assert standard_error(1.0, 5) == 0
-    with pytest.raises(ValueError, match="accuracy must lie"):
-        standard_error(85.0, 100)
-    with pytest.raises(ValueError, match="counts rows"):
-        standard_error(0.5, 0)
 
 
 def test_mcnemar_of_known_values() -> None:
