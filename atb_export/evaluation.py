@@ -17,6 +17,8 @@ from search.strategy import Proposal
 from supernet.facts import ModelFacts
 from supernet.space import SubnetConfig
 
+_Scores = dict[tuple[SubnetConfig, str], Scored | Failed]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
@@ -80,17 +82,25 @@ class Evaluation:
     spent: dict[str, int] = field(default_factory=lambda: {"measured": 0, "scored": 0, "reused": 0})
 
     def __call__(self, proposals: Sequence[Proposal], known: Sequence[Candidate]) -> Iterator[Candidate]:
-        """All latencies of the generation first, then the accuracies of those that are fast enough to matter."""
-        timed = self._measured([x.design for x in proposals])
-        wanted = [
-            design
-            for design, results in zip((x.design for x in proposals), timed, strict=True)
-            if not _failures(results) and self._load(results) <= self.slack
-        ]
-        rivals = {d: self._rival(ms, known) for d, ms in self._latencies(proposals, timed).items()}
-        scores = self._scored(wanted, rivals)
-        for proposal, results in zip(proposals, timed, strict=True):
-            yield self._candidate(proposal, results, scores)
+        """First the accuracies of those whose latency can be foreseen; then the engines of all that may stand on the
+        front; then the accuracies still missing of those that are fast enough to matter."""
+        foreseen = {
+            x.design: x.least_ms
+            for x in proposals
+            if x.least_ms is not None and self.goals.load(x.least_ms) <= self.slack
+        }
+        scores = self._scored({d: self._rival(ms, known) for d, ms in foreseen.items()})
+        spared = {d for d, ms in foreseen.items() if self._hopeless(self._answers(d, scores), ms, known)}
+        built = [x for x in proposals if x.design not in spared]
+        timed = dict(zip((x.design for x in built), self._measured([x.design for x in built]), strict=True))
+        rivals = {}
+        for design, results in timed.items():
+            ms = [x.ms for x in results if isinstance(x, Measured)]
+            if design not in foreseen and not _failures(results) and self.goals.load(ms) <= self.slack:
+                rivals[design] = self._rival(ms, known)
+        scores |= self._scored(rivals)
+        for proposal in proposals:
+            yield self._candidate(proposal, timed.get(proposal.design), scores)
 
     # --- latency -------------------------------------------------------------------------------------------------
 
@@ -171,19 +181,21 @@ class Evaluation:
             )
             self.store.add(Failure(key=key, reason=result.reason))
 
-    def _load(self, results: Sequence[Measured | Failed]) -> float:
-        return self.goals.load([x.ms for x in results if isinstance(x, Measured)])
-
     # --- accuracy ------------------------------------------------------------------------------------------------
 
-    def _latencies(
-        self, proposals: Sequence[Proposal], timed: Sequence[Sequence[Measured | Failed]]
-    ) -> dict[Design, tuple[float, ...]]:
-        return {
-            x.design: tuple(r.ms for r in results if isinstance(r, Measured))
-            for x, results in zip(proposals, timed, strict=True)
-            if not _failures(results)
-        }
+    def _hopeless(
+        self, answers: Sequence[Scored | Failed], least_ms: Sequence[float], known: Sequence[Candidate]
+    ) -> bool:
+        """Whether somebody known is at least as accurate, and at least as fast as this one could be at best."""
+        scored = [x for x in answers if isinstance(x, Scored)]
+        if self.goals.small or len(scored) < len(answers):  # bytes are known of a built engine only
+            return False
+        faster = [
+            x.accuracy or 0.0 for x in known if x.is_scored and all(a <= b for a, b in zip(x.ms, least_ms, strict=True))
+        ]
+        if not faster:
+            return False
+        return not all(x.complete for x in scored) or min(x.accuracy for x in scored) <= max(faster)
 
     def _rival(self, ms: Sequence[float], known: Sequence[Candidate]) -> bytes | None:
         """Which rows the most accurate candidate got right that is at least as fast everywhere."""
@@ -191,8 +203,9 @@ class Evaluation:
         if not faster:
             return None
         best = max(faster, key=lambda x: (x.accuracy or 0.0, x.design.key))
-        row = self._known_score(best.design, "float")
-        return None if row is None else row.correct
+        rows = [self._known_score(best.design, precision) for precision in self._questions(best.design)]
+        answered = [row for row in rows if row is not None]
+        return min(answered, key=lambda x: x.accuracy).correct if answered else None
 
     def _known_score(self, design: Design, precision: str) -> Accuracy | None:
         return self.store.accuracy(
@@ -211,12 +224,14 @@ class Evaluation:
             for target in self._targets(design)
         }
 
-    def _scored(
-        self, designs: Sequence[Design], rivals: Mapping[Design, bytes | None]
-    ) -> dict[tuple[SubnetConfig, str], Scored | Failed]:
-        scores: dict[tuple[SubnetConfig, str], Scored | Failed] = {}
+    def _answers(self, design: Design, scores: _Scores) -> list[Scored | Failed]:
+        return [scores[design.subnet, p] for p in self._questions(design) if (design.subnet, p) in scores]
+
+    def _scored(self, rivals: Mapping[Design, bytes | None]) -> _Scores:
+        """Of each design what its weights answer, asked no further where its rival is surely ahead."""
+        scores: _Scores = {}
         jobs: dict[tuple[SubnetConfig, str], ScoreJob] = {}
-        for design in designs:
+        for design in rivals:
             for precision, quantised in self._questions(design).items():
                 place = (design.subnet, precision)
                 if place in scores or place in jobs:
@@ -228,8 +243,7 @@ class Evaluation:
                     )
                     self.spent["reused"] += 1
                 else:
-                    rival = None if quantised is not None else rivals.get(design)
-                    jobs[place] = ScoreJob(subnet=design.subnet, quantised=quantised, rival=rival)
+                    jobs[place] = ScoreJob(subnet=design.subnet, quantised=quantised, rival=rivals[design])
         done = self.executor.score(list(jobs.values()))
         for place, result in zip(jobs, done, strict=True):
             scores[place] = result
@@ -251,17 +265,13 @@ class Evaluation:
 
     # --- both ----------------------------------------------------------------------------------------------------
 
-    def _candidate(
-        self,
-        proposal: Proposal,
-        results: Sequence[Measured | Failed],
-        scores: Mapping[tuple[SubnetConfig, str], Scored | Failed],
-    ) -> Candidate:
+    def _candidate(self, proposal: Proposal, results: Sequence[Measured | Failed] | None, scores: _Scores) -> Candidate:
+        """Without `results` no engine was built."""
         design, flops = proposal.design, self.flops(proposal.design.subnet)
-        answers = [scores[design.subnet, p] for p in self._questions(design) if (design.subnet, p) in scores]
-        if reasons := _failures([*results, *answers]):
+        answers = self._answers(design, scores)
+        if reasons := _failures([*(results or ()), *answers]):
             return Candidate(design=design, flops=flops, status="failed", reason="; ".join(reasons))
-        timed = [x for x in results if isinstance(x, Measured)]
+        timed = [x for x in results or () if isinstance(x, Measured)]
         # The least accurate of its engines is what a user of all targets gets.
         worst = min((x for x in answers if isinstance(x, Scored)), key=lambda x: x.accuracy, default=None)
         seconds: dict[str, float] = {}
@@ -278,6 +288,7 @@ class Evaluation:
             model_bytes=sum(x.model_bytes for x in timed) or None,
             predicted_ms=proposal.predicted_ms,
             seconds=seconds,
+            status="spared" if results is None else "measured",
         )
 
 

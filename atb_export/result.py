@@ -216,7 +216,8 @@ def search_numbers(searched: Mapping[str, Any], run: Run, *, teacher_flops: int)
     )
     return {
         "engines_measured": len({(x.subnet.renumbered(), x.design.precisions) for x in measured}),
-        "engines_failed": len(found) - len(measured),
+        "engines_failed": sum(x.has_failed for x in found),
+        "engines_spared": sum(x.status == "spared" for x in found),
         "candidates": searched["candidates"],
         "search": {
             key: searched[key] for key in ("targets", "constraints_ms", "method", "generations", "stopped", "seconds")

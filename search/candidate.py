@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from search.design import Design
 from supernet.space import SubnetConfig
+
+_Status = Literal["measured", "failed", "spared"]
 
 
 def _check(condition: bool, message: str) -> None:
@@ -51,8 +53,9 @@ class Candidate:
     `measured`: its engine was timed on every target (`latencies`, in the targets' order). `accuracy` (higher is
     better) is of `rows` rows; None where an engine was so far over its constraint that it was not asked for. Where
     the race was stopped early the candidate is not `complete`: its accuracy is of the first rows only, and it
-    stands on no front. `failed`: `reason` says why, and there are no numbers. `predicted_ms` is what the latency
-    model had guessed before the measurement; `seconds` where the time went.
+    stands on no front. `failed`: `reason` says why, and there are no numbers. `spared`: its accuracy was asked first,
+    and somebody is as accurate and as fast as it could be at best: no engine was built, there is no latency.
+    `predicted_ms` is what the latency model had guessed before; `seconds` where the time went.
     """
 
     design: Design
@@ -65,11 +68,12 @@ class Candidate:
     generation: int = 0
     predicted_ms: tuple[float, ...] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
-    status: Literal["measured", "failed"] = "measured"
+    status: _Status = "measured"
     reason: str | None = None
 
     def __post_init__(self) -> None:
-        _check(self.status in {"measured", "failed"}, f"status is measured or failed, got {self.status!r}")
+        statuses = get_args(_Status)
+        _check(self.status in statuses, f"status is {', '.join(statuses)}, got {self.status!r}")
         for name in ("flops", "rows", "generation"):
             value = getattr(self, name)
             _check(type(value) is int and value >= 0, f"{name} is a count, got {value!r}")
@@ -78,10 +82,14 @@ class Candidate:
             _check(numbers == (None, ()), f"a failed candidate has no numbers, got {numbers}")
             _check(bool(self.reason), "a failed candidate says its reason")
             return
-        _check(self.reason is None, f"a measured candidate has no reason, got {self.reason!r}")
-        targets = len(self.design.precisions)
-        _check(len(self.latencies) == targets, f"one latency for each of {targets} targets, got {len(self.latencies)}")
-        _check(self.accuracy is None or _is_number(self.accuracy), f"accuracy is a number, got {self.accuracy!r}")
+        _check(self.reason is None, f"only a failed candidate has a reason, got {self.reason!r}")
+        targets = len(self.design.precisions) if self.is_measured else 0
+        _check(
+            len(self.latencies) == targets,
+            f"one latency for each of {targets} engines timed, got {len(self.latencies)}",
+        )
+        unasked = self.accuracy is None and self.is_measured
+        _check(unasked or _is_number(self.accuracy), f"accuracy is a number, got {self.accuracy!r}")
         _check(
             self.model_bytes is None or (type(self.model_bytes) is int and self.model_bytes > 0),
             f"model_bytes is a size, got {self.model_bytes!r}",
@@ -98,13 +106,18 @@ class Candidate:
         return self.status == "measured"
 
     @property
+    def has_failed(self) -> bool:
+        """Whether it could not be built, verified, timed or asked."""
+        return self.status == "failed"
+
+    @property
     def is_scored(self) -> bool:
         """Whether it has all its numbers, so that it may stand on a front."""
         return self.is_measured and self.accuracy is not None and self.complete
 
     @property
     def ms(self) -> tuple[float, ...]:
-        """Latency on every target; empty where it failed."""
+        """Latency on every target; empty where no engine was timed."""
         return tuple(x.ms for x in self.latencies)
 
     def to_json(self) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,28 +12,44 @@ from search.candidate import Candidate
 from search.design import Design
 from search.front import area
 from search.goals import Goals
-from search.latency_model import LEAST_ENGINES, LatencyModel
+from search.latency_model import LEAST_ENGINES, LatencyModel, weights
 from search.regression import Array
 from supernet.space import SearchSpace, SubnetConfig
 
 Known = Mapping[tuple[int, str], Sequence[tuple[SubnetConfig, float]]]
 """(index of the target, precision) -> subnets with the ms measured there: what the store holds from before."""
 
+Latency = Callable[[Sequence[SubnetConfig]], tuple[Array, Array]]
+"""Subnets [m] -> guessed ms [m] and their standard deviations [m]."""
+
+FEW = 4
+"""Engines of a precision that tell how it relates to another, or to a rough guess."""
+_ROUGH = 0.15  # relative: how far operations miss latencies at least, however well they fit a few
 _MOST_ENGINES = 160  # a fit takes the cube of it; what the search measured itself comes last and stays
 _EDGE = 1.1  # the load from which on a design adds nothing; beyond the limit, for the most accurate lie close to it
 _OPTIMISM = 1.0  # standard deviations added to a guessed accuracy: what is uncertain may be better than it looks
 
 
 class Guide:
-    """The models of one moment of a search: fitted to `told` and to what is `known` from before."""
+    """The models of one moment of a search: fitted to `told` and to what is `known` from before.
 
-    def __init__(self, space: SearchSpace, goals: Goals, told: Sequence[Candidate], known: Known) -> None:
+    Until there are engines enough for a model, latency is taken to go with `rough`: a subnet's operations, say.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        goals: Goals,
+        told: Sequence[Candidate],
+        known: Known,
+        rough: Callable[[SubnetConfig], float] = weights,
+    ) -> None:
         self._goals = goals = _bounded(goals, told)
         self._front = sorted(
             (goals.load(x.ms), x.accuracy or 0.0) for x in told if x.is_scored and goals.violation(x.ms) == 0
         )
-        self._latency = _latency_models(told, known)
-        scored = [(x.subnet, x.accuracy) for x in told if x.is_scored and x.accuracy is not None]
+        self._latency = _latency_models(told, known, rough)
+        scored = [(x.subnet, x.accuracy) for x in told if x.complete and x.accuracy is not None]
         self._scores = [score for _, score in scored]
         self._accuracy: AccuracyModel | None = None
         if len(scored) >= LEAST_SUBNETS:
@@ -129,7 +145,9 @@ def _bounded(goals: Goals, told: Sequence[Candidate]) -> Goals:
     return replace(goals, constraints_ms=limits, focus=0.0)
 
 
-def _latency_models(told: Sequence[Candidate], known: Known) -> dict[tuple[int, str], LatencyModel]:
+def _latency_models(
+    told: Sequence[Candidate], known: Known, rough: Callable[[SubnetConfig], float]
+) -> dict[tuple[int, str], Latency]:
     measured: dict[tuple[int, str], dict[SubnetConfig, float]] = {
         key: {subnet.renumbered(): ms for subnet, ms in pairs} for key, pairs in known.items()
     }
@@ -138,9 +156,52 @@ def _latency_models(told: Sequence[Candidate], known: Known) -> dict[tuple[int, 
             mine = measured.setdefault((target, precision), {})
             mine.pop(shape := x.subnet.renumbered(), None)  # what is measured again moves to the end
             mine[shape] = timing.ms
-    models = {}
+    models: dict[tuple[int, str], Latency] = {}
     for key, pairs in measured.items():
         newest = list(pairs.items())[-_MOST_ENGINES:]
         if len(newest) >= LEAST_ENGINES:
             models[key] = LatencyModel([x for x, _ in newest], [ms for _, ms in newest])
+    for target in {t for t, _ in measured}:
+        few = {p: x for (t, p), x in measured.items() if t == target and (t, p) not in models and len(x) >= FEW}
+        if few and not any(t == target for t, _ in models):
+            models |= {(target, p): x for p, x in _shared(few, rough).items()}
+        elif few:
+            base = models[max((k for k in models if k[0] == target), key=lambda k: len(measured[k]))]
+            models |= {(target, p): _Scaled.fit(base, x) for p, x in few.items()}
     return models
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scaled:
+    """A precision with few engines: another's latencies times a factor, as its own engines show it."""
+
+    base: Latency
+    factor: float
+    spread: float  # relative, of its engines about that
+
+    @classmethod
+    def fit(cls, base: Latency, pairs: Mapping[SubnetConfig, float], *, least: float = 0.0) -> _Scaled:
+        left = np.log(np.array(list(pairs.values())) / base(list(pairs))[0])
+        return cls(base=base, factor=float(np.exp(np.median(left))), spread=max(least, float(left.std())))
+
+    def __call__(self, subnets: Sequence[SubnetConfig]) -> tuple[Array, Array]:
+        ms, spread = self.base(subnets)
+        return ms * self.factor, np.hypot(spread * self.factor, ms * self.factor * self.spread)
+
+
+def _shared(
+    few: Mapping[str, Mapping[SubnetConfig, float]], rough: Callable[[SubnetConfig], float]
+) -> Mapping[str, Latency]:
+    """One model for precisions that have too few engines each, every one times its own factor."""
+
+    def by_size(subnets: Sequence[SubnetConfig]) -> tuple[Array, Array]:
+        sizes = np.array([rough(x) for x in subnets], dtype=np.float64)
+        return sizes, np.zeros_like(sizes)
+
+    alone = {p: _Scaled.fit(by_size, x, least=_ROUGH) for p, x in few.items()}
+    if sum(map(len, few.values())) < LEAST_ENGINES:
+        return alone
+    usual = max(x.factor for x in alone.values())  # so that the base is in ms
+    scaled = [(subnet, ms * usual / alone[p].factor) for p, x in few.items() for subnet, ms in x.items()]
+    base = LatencyModel([subnet for subnet, _ in scaled], [ms for _, ms in scaled])
+    return {p: _Scaled.fit(base, x) for p, x in few.items()}

@@ -60,7 +60,7 @@ class Result:
     @property
     def failed(self) -> tuple[Candidate, ...]:
         """Those that could not be built, verified or timed."""
-        return tuple(x for x in self.candidates if not x.is_measured)
+        return tuple(x for x in self.candidates if x.has_failed)
 
 
 def search(
@@ -86,8 +86,10 @@ def search(
         measured = sum(x.is_measured for x in candidates)
         if measured >= plan.engines:
             stopped = "engines"
-        elif len(candidates) - measured > plan.failures_per_engine * plan.engines:
+        elif sum(x.has_failed for x in candidates) > plan.failures_per_engine * plan.engines:
             stopped = "failures"
+        elif sum(x.status == "spared" for x in candidates) > plan.spared_per_engine * plan.engines:
+            stopped = "exhausted"
         elif clock() - begun >= plan.seconds and history.replay(len(candidates)) is None:  # a record is never cut short
             stopped = "seconds"
         else:
@@ -143,10 +145,10 @@ def _evaluated(
 
 
 def _text(last: Candidate, candidates: Iterable[Candidate], goals: Goals) -> str:
-    if not last.is_measured:
+    if last.has_failed:
         return f"failed: {last.reason}"
     score = "too slow" if last.accuracy is None else f"{last.accuracy:.4f}" + ("" if last.complete else ", stopped")
-    text = f"{score} at {', '.join(f'{ms:.3g}' for ms in last.ms)} ms"
+    text = f"{score} at {', '.join(f'{ms:.3g}' for ms in last.ms)} ms" if last.is_measured else f"{score}, spared"
     fitting = [x for x in candidates if x.is_scored and goals.fits(x)]
     if not fitting:
         return f"{text}; none fits yet"

@@ -12,10 +12,14 @@ from search.design import Design, DesignSpace
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """A design to evaluate, and the latencies a model guesses for it, if there is a model already."""
+    """A design to evaluate, and the latencies a model guesses for it, if there is a model already.
+
+    `least_ms` are the lowest that the model thinks possible: what is hopeless even so needs no engine.
+    """
 
     design: Design
     predicted_ms: tuple[float, ...] | None = None
+    least_ms: tuple[float, ...] | None = None
 
 
 def check_opening(opening: Sequence[Design], space: DesignSpace) -> None:

@@ -13,7 +13,7 @@ from search.candidate import Candidate
 
 def show_front(found: Found, picked: Candidate | None) -> None:
     """The targets with their limits, and one line for each design, marked at the pick."""
-    scored, failed = sum(x.is_scored for x in found.candidates), sum(not x.is_measured for x in found.candidates)
+    scored, failed = sum(x.is_scored for x in found.candidates), sum(x.has_failed for x in found.candidates)
     counts = f"{len(found.candidates)} designs evaluated, {scored} scored whole, {failed} failed"
     state = "finished, its front measured once more" if found.finished else "as far as recorded, each measured once"
     click.echo(f"{found.where}: {state}; {counts}\n")

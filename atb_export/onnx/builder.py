@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,9 +83,11 @@ class GraphBuilder:
         """The finished model, checked against the ONNX specification: what `to_bytes` writes, read back."""
         return onnx.load_from_string(self.to_bytes())
 
-    def to_bytes(self) -> bytes:
+    def to_bytes(self, *, outside: Mapping[str, str] | None = None) -> bytes:
         """The finished model as a file's content, every weight copied once; byte for byte what onnx would write.
 
+        The weights named in `outside` are not in it but in the files given, each whole, as raw little-endian values
+        beside the model (ONNX's external data).
         onnx's own way copies tens of megabytes of weights four times, and its checker once more, which for a small
         net takes longer than compiling it. Here the structure is checked, with the weights declared as inputs.
         """
@@ -97,7 +99,15 @@ class GraphBuilder:
         _check(head, nodes, ports, tail, weights)
         parts: list[bytes | memoryview] = [nodes.SerializeToString()]
         for name, values in weights.items():
-            spec = onnx.TensorProto(dims=values.shape, data_type=_type(values), name=name).SerializeToString()
+            described = onnx.TensorProto(dims=values.shape, data_type=_type(values), name=name)
+            if outside is not None and name in outside:
+                described.data_location = TensorProto.EXTERNAL
+                for key, value in (("location", outside[name]), ("offset", "0"), ("length", str(values.nbytes))):
+                    described.external_data.add(key=key, value=value)
+                spec = described.SerializeToString()
+                parts += [_lead(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, len(spec)), spec]
+                continue
+            spec = described.SerializeToString()
             spec += _lead(onnx.TensorProto.RAW_DATA_FIELD_NUMBER, values.nbytes)
             parts += [_lead(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, len(spec) + values.nbytes), spec]
             parts.append(values.reshape(-1).view(np.uint8).data)

@@ -28,6 +28,9 @@ from supernet.facts import ModelFacts
 from supernet.model import CellWeights, LayerWeights, Supernet
 from supernet.space import LayerConfig, SubnetConfig
 
+WORDS = "words"
+"""The name of the word table in every graph."""
+
 Linear = tuple[torch.Tensor, torch.Tensor]
 
 # exp(-10000) is 0 in every float type in use, and the value itself is finite in all of them, fp16 included.
@@ -79,7 +82,7 @@ class _Encoder:
         g, w = self.graph, self.model.embedding_weights(self.n)
         ids = g.input("input_ids", ("batch", "sequence"))
         positions = w.position.float()
-        words = g.node("Gather", [g.weight("words", _array(w.word)), ids], "words.of_text")
+        words = g.node("Gather", [g.weight(WORDS, _array(w.word)), ids], "words.of_text")
         if self.token_types:
             types = g.input("token_type_ids", ("batch", "sequence"))
             table = g.weight("token_types", _array(w.token_type))
@@ -203,9 +206,14 @@ def graph_bytes(
     *,
     token_types: bool = False,
     builder: Callable[[str], GraphBuilder] = GraphBuilder,
+    words_file: str | None = None,
 ) -> bytes:
-    """`graph_from_supernet` as a file's content, to the byte; what is measured and what is shipped come from here."""
-    return _written(model, subnet, token_types, builder).to_bytes()
+    """`graph_from_supernet` as a file's content, to the byte; what is measured and what is shipped come from here.
+
+    With `words_file` the word table, most of a small net, is not in it but in that file beside it.
+    """
+    outside = None if words_file is None else {WORDS: words_file}
+    return _written(model, subnet, token_types, builder).to_bytes(outside=outside)
 
 
 def _written(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from atb_export.onnx.builder import GraphBuilder
-from atb_export.onnx.graph import graph_bytes
+from atb_export.onnx.graph import WORDS, graph_bytes
 from runtime.backends.onnxruntime import FreeSession
 from supernet.batches import TokenizedTexts
 from supernet.model import Supernet
@@ -31,7 +31,6 @@ Ranges = Mapping[str, tuple[float, float]]
 """Name of a linear -> smallest and largest value of its input."""
 
 _FLOAT = ("pooler", "logits")
-_WORDS = "words"
 _BATCH = 16
 
 
@@ -111,7 +110,7 @@ class _RangeBuilder(GraphBuilder):
         self.words = words
 
     def weight(self, name: str, values: NDArray[Any]) -> str:
-        return super().weight(name, values[self.words] if name == _WORDS else values)
+        return super().weight(name, values[self.words] if name == WORDS else values)
 
     def linear(self, x: str, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
         if name not in _FLOAT:

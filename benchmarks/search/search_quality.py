@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/search/search_quality.py            about 45 minutes on 2 quiet cores, once trained
     .venv/bin/python benchmarks/search/search_quality.py --quick    one seed, short searches; 5 minutes, once trained
+    .venv/bin/python benchmarks/search/search_quality.py --single   subnets only, all in the backend's own precision
 
 Contestants: ours (NSGA-II on measured engines, sifted by models); random search on measured engines; AutoTinyBERT's
 evolver with a predictor of eager timings; our own evolution with FLOPs for its latency; plain layer cuts. Each gets the
@@ -19,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -31,11 +32,13 @@ from atb_export.eager import eager_predictor
 from atb_export.evaluation import Evaluation, Reference, Subject, find_reference
 from atb_export.executors.local import LocalExecutor
 from atb_export.jobs import Failed, Measured, MeasureJob, Scored, ScoreJob
+from atb_export.measuring import open_engine
 from atb_export.opening import hand_made_cuts
 from atb_export.recipe import load_recipe
 from atb_export.searching import content_hash
 from atb_export.stages import Run
 from atb_export.ui import Ui, quiet_libraries
+from atb_export.verify import engine_logits
 from atb_export.work import engine_graph
 from atb_export.workspace import Workspace
 from runtime.engine import usable_cpus
@@ -138,7 +141,8 @@ class Arena:
     def contest(self, method: str, seed: int, folder: Path) -> list[Candidate]:
         """All measured candidates of one contestant."""
         rng, plan = Random(seed), SearchPlan(engines=10**6, seconds=self.seconds)
-        cuts = [self.space.of(x) for x in hand_made_cuts(self.space.subnets)]
+        plain = hand_made_cuts(self.space.subnets)
+        cuts = [self.space.of(x) for x in plain]
         guess: Callable[[SubnetConfig], float] | None = None
         strategy: Strategy
 
@@ -161,7 +165,8 @@ class Arena:
             strategy = RandomSearch(self.space, plan, rng)
         with Store.open(folder / f"{method}-{seed}.sqlite") as store:
             if method == "cuts":
-                return list(self.evaluation(store)([Proposal(design=x) for x in cuts], ()))
+                every = [Design(subnet=x, precisions=(p,)) for x in plain for p in self.space.precisions[0]]
+                return list(self.evaluation(store)([Proposal(design=x) for x in every], ()))
             executor = None if guess is None else Guessing(self.executor, guess, self.reference.hardware)
             history = Timed()
             with suppress(NothingFits):
@@ -189,15 +194,25 @@ class Arena:
         return []
 
 
-def distilled(arena: Arena, subnets: dict[str, Design]) -> dict[str, list[bool]]:
-    """Which test rows each subnet gets right after the same further distillation; equal subnets are trained once."""
+def distilled(arena: Arena, designs: dict[str, Design]) -> dict[str, list[bool]]:
+    """Which test rows each design gets right after the same further distillation; equal subnets are trained once.
+
+    An int8 design is asked as the engine it would be shipped as: rounding is part of its answer.
+    """
     run = arena.run
-    labels = run.labels("test")
+    labels, texts = run.labels("test"), run.texts("test")
+    inputs = run.work_inputs()
     right: dict[str, list[bool]] = {}
-    for name, design in subnets.items():
-        stage = run.student_stage(f"quality-{design.subnet.key}", design.subnet, inherits=True)
-        logits = predict(run.dense(stage).net, run.texts("test"))
-        right[name] = (logits.argmax(-1) == labels).tolist()
+    for name, design in designs.items():
+        net = run.dense(run.student_stage(f"quality-{design.subnet.key}", design.subnet, inherits=True)).net
+        if design.precisions[0] == "int8":
+            target = replace(arena.reference.target, precision="int8")
+            pairs = texts.token_type_ids is not None
+            with open_engine(net, target, pairs=pairs, calibration=inputs.calibration) as engine:
+                answers = torch.from_numpy(engine_logits(engine, texts))
+        else:
+            answers = predict(net, texts)
+        right[name] = (answers.argmax(-1) == labels).tolist()
     return right
 
 
@@ -211,12 +226,13 @@ def _oracle(best: dict[Key, Candidate | None], right: dict[Key, list[bool]]) -> 
     return spearman([a for a, _ in pairs.values()], [b for _, b in pairs.values()])
 
 
-def make_arena(run: Run, seconds: float, folder: Path) -> Arena:
+def make_arena(run: Run, seconds: float, folder: Path, *, single: bool) -> Arena:
     """The trained supernet, the reference's latency and the limit; nothing of it is on anybody's clock."""
     run.supernet_stage  # noqa: B018 - trains what is not trained yet
     inputs = run.work_inputs()
     executor = LocalExecutor(inputs)
-    engine = run.recipe.targets[0].build()
+    (target,) = run.recipe.targets
+    engine = target.build()
     pairs = inputs.texts.token_type_ids is not None
     net = inputs.reference
     graph = engine_graph(net.shape, net.facts, token_types=pairs, precision=engine.precision)
@@ -234,7 +250,7 @@ def make_arena(run: Run, seconds: float, folder: Path) -> Arena:
             facts=inputs.supernet.facts,
             token_types=pairs,
         ),
-        space=DesignSpace(subnets=run.space, precisions=((engine.precision,),)),
+        space=DesignSpace(subnets=run.space, precisions=((engine.precision,) if single else target.precisions,)),
         seconds=seconds,
         eager=eager_predictor(inputs, run.space, engine, rng=Random(0)),
     )
@@ -254,7 +270,7 @@ def compete(arena: Arena, seeds: Sequence[int], folder: Path) -> tuple[dict[Key,
             with suppress(NothingFits):
                 pick = most_accurate(found, arena.goals)
             best[key] = pick
-            numbers = ["-", "-", "-"] if pick is None else [pick.accuracy, pick.ms[0], str(pick.subnet)]
+            numbers = ["-", "-", "-"] if pick is None else [pick.accuracy, pick.ms[0], str(pick.design)]
             rows.append([f"{seed} {method}", sum(x.is_measured for x in found), volumes[key], *numbers])
             print("  ".join(str(x) for x in rows[-1]), flush=True)
     print(f"\n{arena.reference.target.label} in {arena.reference.effective_precision}, {usable_cpus()} cores\n")
@@ -289,6 +305,7 @@ def main() -> int:
     """Exit code 0 where all targets are met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one seed, 25 s a search, a short distillation")
+    parser.add_argument("--single", action="store_true", help="only the first precision of the recipe")
     parser.add_argument("--seconds", type=float, help="wall time of each search")
     parser.add_argument("--seeds", type=int, help="how many seeds")
     parser.add_argument("--recipe", type=Path, default=RECIPE)
@@ -304,7 +321,7 @@ def main() -> int:
     begun = time.monotonic()
     with Workspace.open(Path(recipe.output), resume=True) as workspace, tempfile.TemporaryDirectory() as scratch:
         run = Run(recipe=recipe, workspace=workspace, ui=Ui())
-        arena = make_arena(run, seconds, Path(scratch))
+        arena = make_arena(run, seconds, Path(scratch), single=options.single)
         print(
             f"teacher {arena.reference.ms:.3f} ms, limit {arena.limit_ms:.3f} ms, {run.space.size():.3g} subnets, "
             f"{seconds:g} s each"
@@ -327,6 +344,7 @@ def main() -> int:
         quick=options.quick,
         seconds=time.monotonic() - begun,
         seconds_each=seconds,
+        precisions=arena.space.precisions[0],
         limit_ms=arena.limit_ms,
         oracle_spearman=oracle,
         hypervolumes={f"{method} {seed}": value for (method, seed), value in volumes.items()},

@@ -8,16 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from random import Random
 
+import numpy as np
+
 from search.candidate import Candidate
 from search.design import Design, DesignSpace
 from search.goals import Goals
 from search.guide import Guide, Known
+from search.latency_model import weights
 from search.plan import SearchPlan
 from search.selection import best_first, tournament
 from search.strategy import Proposal, check_opening
 from supernet.space import SubnetConfig
 
 _TRIES = 30
+_DOUBTS = 2.0  # standard deviations a latency may lie below its guess
 
 
 class Evolution:
@@ -39,7 +43,7 @@ class Evolution:
         """`opening` is asked for first: hand-made cuts, an earlier front. `known` are latencies from before.
 
         `rough_load(subnet)` is the share of the limit that its operations suggest. It chooses blindly among alike
-        subnets, but spares the first generations those that are hopelessly slow, until there is a model.
+        subnets, but steers the first generations, until there is a model.
         """
         self._rough_load = rough_load
         self._space, self._goals, self._plan, self._rng = space, goals, plan, rng
@@ -51,14 +55,17 @@ class Evolution:
         self._population: list[Candidate] = []
 
     def tell(self, candidates: Sequence[Candidate]) -> None:
-        """Lets measured candidates compete; the worst leave when there are more than the population."""
+        """Lets measured candidates compete; the worst leave when there are more than the population.
+
+        What was spared an engine only teaches the guess of accuracy.
+        """
         measured = [x for x in candidates if x.is_measured]
-        self._told += measured
+        self._told += [x for x in candidates if not x.has_failed]
         self._population = best_first([*self._population, *measured], self._goals)[: self._plan.population]
 
     def ask(self, count: int) -> list[Proposal]:
         """The opening, then random designs up to a population, then children."""
-        guide = Guide(self._space.subnets, self._goals, self._told, self._known)
+        guide = Guide(self._space.subnets, self._goals, self._told, self._known, self._rough_load or weights)
         designs = self._open(count)
         missing = count - len(designs)
         if missing > 0:
@@ -67,8 +74,14 @@ class Evolution:
                 designs += self._sift(guide, self._breed(self._plan.brood), missing - explored)
             designs += self._breed(count - len(designs))
         timed = guide.latencies(designs) if designs else None
-        guesses = [None] * len(designs) if timed is None else [tuple(map(float, row)) for row in timed[0]]
-        return [Proposal(design=x, predicted_ms=ms) for x, ms in zip(designs, guesses, strict=True)]
+        if timed is None:
+            return [Proposal(design=x) for x in designs]
+        ms, spread = timed
+        least = np.maximum(ms - _DOUBTS * spread, 0.0)
+        return [
+            Proposal(design=x, predicted_ms=tuple(guess), least_ms=tuple(low))
+            for x, guess, low in zip(designs, ms.tolist(), least.tolist(), strict=True)
+        ]
 
     def _take(self, design: Design) -> bool:
         """Whether the design is new; it will not be again."""

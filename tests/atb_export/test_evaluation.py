@@ -327,6 +327,53 @@ def test_a_candidate_races_the_most_accurate_that_is_as_fast(evaluation: Any, ma
     assert made_up.scored == [ScoreJob(subnet=mine.subnet, rival=bitmaps[best])]
 
 
+@pytest.mark.parametrize(
+    ("rival", "share", "built"),
+    [
+        (1.0, 0.5, False),  # as accurate as anything, and faster than it could ever be
+        (0.0, 0.5, True),  # faster, but less accurate
+        (1.0, 0.95, True),  # slower than it may turn out to be
+    ],
+)
+def test_no_engine_is_built_for_what_cannot_stand_on_the_front(
+    evaluation: Any, made_up: Any, store: Store, rival: float, share: float, built: bool
+) -> None:
+    mine, other = (x.design for x in proposals(12)[:2])
+    ms = made_up.ms(mine.subnet, "f32")
+    asked = Proposal(design=mine, predicted_ms=(ms,), least_ms=(0.9 * ms,))
+    (found,) = evaluation()([asked], [scored(other, rival, share * ms)])
+    assert found.status == ("measured" if built else "spared")
+    assert len(made_up.measured) == len(store.measurements()) == built
+    assert len(made_up.scored) == 1  # once, and first
+    assert found.accuracy == store.accuracies()[0].accuracy
+    assert found.predicted_ms == (ms,)
+
+
+def test_engines_that_cannot_be_foreseen_are_all_built(evaluation: Any, made_up: Any) -> None:
+    mine, other = (x.design for x in proposals(12)[:2])
+    (found,) = evaluation()([Proposal(design=mine)], [scored(other, 1.0, 1e-3)])
+    assert found.is_measured
+
+
+def test_where_bytes_count_only_a_built_engine_tells_them(evaluation: Any, made_up: Any) -> None:
+    mine, other = (x.design for x in proposals(12)[:2])
+    ms = made_up.ms(mine.subnet, "f32")
+    small = evaluation()
+    small.goals = replace(small.goals, small=True)
+    (found,) = small([Proposal(design=mine, predicted_ms=(ms,), least_ms=(0.9 * ms,))], [scored(other, 1.0, 0.1 * ms)])
+    assert found.is_measured
+
+
+def test_what_is_surely_too_slow_is_not_asked_for_an_accuracy(evaluation: Any, made_up: Any) -> None:
+    mine = proposals(12)[0].design
+    ms = made_up.ms(mine.subnet, "f32")
+    strict = evaluation(limits=(ms / 2,))
+    (found,) = strict([Proposal(design=mine, predicted_ms=(ms,), least_ms=(0.9 * ms,))], [])
+    assert found.is_measured
+    assert found.accuracy is None
+    assert made_up.scored == []
+
+
 def test_a_stopped_race_is_no_score_and_is_run_again_by_others(
     evaluation: Any, made_up: Any, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,8 +143,8 @@ def test_cuts_by_hand_are_asked_first_where_they_may_fit(run: Any) -> None:
 
 def test_the_models_guesses_are_kept_beside_the_measurements(run: Any) -> None:
     found = candidates(run(engines=36))
-    assert all(x.predicted_ms is None for x in found[:12])
-    guessed = [x for x in found if x.predicted_ms is not None]
+    assert found[0].predicted_ms is None
+    guessed = [x for x in found if x.predicted_ms is not None and x.is_measured]
     assert len(guessed) >= 6
     errors = [abs((x.predicted_ms or x.ms)[0] / x.ms[0] - 1) for x in guessed]
     assert sum(errors) / len(errors) < 0.5
@@ -195,7 +195,7 @@ def test_a_second_search_opens_with_the_front_of_the_first_and_its_latency_model
     assert best.subnet.to_json() in opening
     shapes = {x.subnet.renumbered() for x in candidates(first) if x.is_measured}
     assert {SubnetConfig.from_json(x["subnet"]).renumbered() for x in start["known"]} == shapes
-    times = {x.subnet.renumbered(): x.ms[0] for x in candidates(first)}
+    times = {x.subnet.renumbered(): x.ms[0] for x in candidates(first) if x.is_measured}
     for row in start["known"]:
         assert row["ms"] == pytest.approx(times[SubnetConfig.from_json(row["subnet"]).renumbered()])
 
@@ -265,7 +265,7 @@ def test_one_search_meets_the_limit_of_every_target(run: Any, made_up: Any) -> N
     assert len(winner.latencies) == 2
     assert all(ms <= limit for ms, limit in zip(winner.ms, result["constraints_ms"], strict=True))
     assert {x.target.backend for x in made_up.measured} == {"openvino", "onnxruntime"}
-    for x in candidates(result):
+    for x in (x for x in candidates(result) if x.is_measured):
         assert (x.accuracy is None) == (x.ms[1] > 1.25 * 0.3 * whole_ms)
 
 
@@ -281,7 +281,7 @@ def test_precision_is_a_gene_of_its_target_and_int8_one_of_them(run: Any, made_u
     found = candidates(result)
     drawn = {x.design.precisions for x in found}
     assert drawn == {("f32", "f32"), ("f32", "int8"), ("bf16", "f32"), ("bf16", "int8")}
-    for x in found:
+    for x in (x for x in found if x.is_measured):
         assert x.ms == tuple(made_up.ms(x.subnet, p) for p in x.design.precisions)
     asked = {(x.subnet, x.quantised is not None) for x in made_up.scored}
     for x in found:

@@ -61,26 +61,28 @@ def test_a_prediction_is_never_its_latency() -> None:
     blind = replace(MEASURED, predicted_ms=None)
     lying = replace(MEASURED, predicted_ms=(0.001, 0.001))
     assert lying.ms == blind.ms == (1.1, 0.3)
-    with pytest.raises(ValueError, match="one latency for each of 2 targets, got 0"):
+    with pytest.raises(ValueError, match="one latency for each of 2 engines timed, got 0"):
         replace(lying, latencies=())
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"status": "skipped"}, "status is measured or failed"),
+        ({"status": "skipped"}, "status is measured, failed, spared"),
         ({"flops": -1}, "flops is a count"),
         ({"flops": 1.5}, "flops is a count"),
         ({"rows": True}, "rows is a count"),
         ({"generation": -1}, "generation is a count"),
-        ({"latencies": ()}, "one latency for each of 2 targets, got 0"),
-        ({"latencies": MEASURED.latencies[:1]}, "one latency for each of 2 targets, got 1"),
+        ({"latencies": ()}, "one latency for each of 2 engines timed, got 0"),
+        ({"latencies": MEASURED.latencies[:1]}, "one latency for each of 2 engines timed, got 1"),
         ({"accuracy": float("inf")}, "accuracy is a number"),
         ({"accuracy": float("nan")}, "accuracy is a number"),
         ({"accuracy": True}, "accuracy is a number"),
         ({"model_bytes": 0}, "model_bytes is a size"),
         ({"model_bytes": 1.5}, "model_bytes is a size"),
-        ({"reason": "because"}, "has no reason"),
+        ({"reason": "because"}, "only a failed candidate has a reason"),
+        ({"status": "spared"}, "one latency for each of 0 engines timed, got 2"),
+        ({"status": "spared", "latencies": (), "accuracy": None}, "accuracy is a number"),
         ({"status": "failed", "reason": "because"}, "has no numbers"),
         ({"status": "failed", "reason": "because", "latencies": ()}, "has no numbers"),
     ],

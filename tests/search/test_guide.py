@@ -13,8 +13,7 @@ import pytest
 from search.candidate import Candidate
 from search.design import Design
 from search.goals import Goals
-from search.guide import Guide
-from search.latency_model import LEAST_ENGINES
+from search.guide import FEW, Guide
 from search.strategy import Proposal
 
 
@@ -30,7 +29,7 @@ def guide_of(problem: Any, candidates: Sequence[Candidate], known: Any = None) -
 def test_it_is_not_ready_before_it_was_told_enough(make_problem: Any) -> None:
     problem = make_problem(precisions=("bf16",))
     designs = [x.design for x in told(problem, 5, seed=9)]
-    for few in ([], told(problem, LEAST_ENGINES - 1)):
+    for few in ([], told(problem, FEW - 1)):
         guide = guide_of(problem, few)
         assert not guide.is_ready
         assert guide.latencies(designs) is None
@@ -46,10 +45,38 @@ def test_it_is_not_ready_before_it_was_told_enough(make_problem: Any) -> None:
 
 def test_every_target_needs_its_model(make_problem: Any) -> None:
     problem = make_problem(targets=2)
-    some = told(problem, 12)  # at most 12 of each precision
+    scored = [x for x in told(problem, 24) if x.accuracy is not None]
+    some = [replace(x, status="spared", latencies=()) for x in scored]  # never timed
     pairs = [(x.subnet, problem.ms(problem.space.of(x.subnet))[0]) for x in told(problem, 60, seed=4)]
     assert not guide_of(problem, some, {(0, "bf16"): pairs}).is_ready
     assert guide_of(problem, some, {(0, "bf16"): pairs, (1, "fp16"): pairs}).is_ready
+
+
+def test_a_few_engines_scale_what_the_operations_suggest(make_problem: Any) -> None:
+    """With a doubt that operations deserve; a precision of few engines is another's model times a factor."""
+    problem = make_problem(precisions=("bf16",))
+    new = [x.design for x in told(problem, 30, seed=5)]
+    truth = np.array([problem.ms(x)[0] for x in new])
+    timed = guide_of(problem, told(problem, FEW)).latencies(new)
+    assert timed is not None
+    assert np.abs(timed[0][:, 0] / truth - 1).mean() < 0.5
+    assert (timed[1] >= 0.149 * timed[0]).all()
+
+
+@pytest.mark.parametrize("count", [2 * FEW, 3 * FEW, 60])
+def test_precisions_share_what_they_have_in_common(make_problem: Any, count: int) -> None:
+    problem = make_problem(precisions=("f32", "bf16"))
+    known = {}
+    for precision, factor, much in (("f32", 2.0, count), ("bf16", 1.0, FEW)):
+        designs = [x.design for x in told(problem, much, seed=len(precision))]
+        known[0, precision] = [(x.subnet, factor * x.subnet.hidden_size) for x in designs]
+    subnets = [x.subnet for x in told(problem, 20, seed=5)]
+    guesses = []
+    for precision in ("f32", "bf16"):
+        timed = guide_of(problem, [], known).latencies([Design(subnet=x, precisions=(precision,)) for x in subnets])
+        assert timed is not None
+        guesses.append(timed[0][:, 0])
+    assert np.median(guesses[0] / guesses[1]) == pytest.approx(2.0, rel=0.25)
 
 
 def test_what_the_store_knows_is_guessed_from_the_start(make_problem: Any) -> None:

@@ -378,6 +378,26 @@ def test_failures_are_bounded(make_problem: Any) -> None:
     assert len(result.measured) == 8
 
 
+def test_what_is_spared_an_engine_costs_none_and_stands_nowhere(make_problem: Any) -> None:
+    problem = make_problem(spares=True)
+    result = problem.search()
+    spared = [x for x in result.candidates if x.status == "spared"]
+    assert spared
+    assert len(result.measured) >= 40
+    assert not any(x in result.front for x in spared)
+    assert result.failed == ()
+    for x in spared:  # with its real latency it would have stood on no front either
+        ms = problem.ms(x.design)
+        assert any((y.accuracy or 0) >= (x.accuracy or 0) and y.ms[0] <= 1.1 * ms[0] for y in result.front)
+
+
+def test_what_is_spared_is_bounded(make_problem: Any) -> None:
+    problem = make_problem(spares=True)
+    result = problem.search(plan=replace(problem.plan, engines=10**6, spared_per_engine=20 / 10**6))
+    assert result.stopped == "exhausted"
+    assert 20 < sum(x.status == "spared" for x in result.candidates) <= 28
+
+
 def test_where_nothing_fits_the_nearest_is_named(make_problem: Any) -> None:
     problem = make_problem(constraints_ms=(0.01,))
     with pytest.raises(NothingFits, match=r"the limits of 0.01 ms: nearest is .*; raise them") as caught:
