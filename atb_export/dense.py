@@ -1,4 +1,4 @@
-"""Dense models on disk: a `transformers` folder, stock BERT where the shape allows it, else our class."""
+"""Dense models on disk: a `transformers` folder, of its family's own class where that can express it, else of ours."""
 
 from __future__ import annotations
 
@@ -9,98 +9,121 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
 
 from atb_export.errors import ExportError
 from atb_export.modeling import AtbBertConfig, AtbBertForSequenceClassification
-from supernet.errors import TeacherError
+from supernet.errors import SupernetError, TeacherError
+from supernet.facts import ModelFacts
+from supernet.families import FAMILIES, facts_of, filled, stock_settings, stock_weights, supernet_of
 from supernet.model import Supernet
-from supernet.names import stock_name
-from supernet.teacher import load_teacher, supernet_from_bert
+from supernet.pretrained import read_config, read_tokenizer, read_weights
+from supernet.space import SubnetConfig
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DenseModel:
-    """A classifier ready to export: the network, its `transformers` tokenizer and its labels in logit order."""
+    """A classifier ready to export: the network, its `transformers` tokenizer and its labels in logit order.
+
+    `family` is the architecture it is written as where that can express it (`supernet.families`).
+    """
 
     net: Supernet
     tokenizer: Any
     labels: tuple[str, ...]
+    family: str = "bert"
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"family is one of {', '.join(FAMILIES)}, got {self.family!r}")
 
 
-def transformers_model(net: Supernet, labels: Sequence[str]) -> Any:
-    """The network as a `transformers` classifier holding the same tensors."""
-    facts, shape = net.facts, net.shape
+def transformers_model(net: Supernet, labels: Sequence[str], family: str = "bert") -> Any:
+    """The network as a `transformers` classifier, which shares its tensors."""
     names: dict[str, Any] = {
         "id2label": dict(enumerate(labels)),
         "label2id": {label: i for i, label in enumerate(labels)},
     }
-    if facts.num_labels == 1:
+    if net.facts.num_labels == 1:
         names["problem_type"] = "regression"
-    if not shape.is_stock_bert:
-        config = AtbBertConfig(subnet=shape.to_json(), facts=facts.to_json(), **names)
-        model = AtbBertForSequenceClassification(config)
-        model.net.load_state_dict(net.state_dict())
+    settings = stock_settings(net, FAMILIES[family])
+    if settings is None:
+        config = AtbBertConfig(subnet=net.shape.to_json(), facts=net.facts.to_json(), **names)
+        with torch.device("meta"):
+            model = AtbBertForSequenceClassification(config)
+        model.net.load_state_dict(net.state_dict(), assign=True)
         return model.eval()
-    first = shape.layers[0]
-    stock = BertForSequenceClassification(
-        BertConfig(
-            vocab_size=facts.vocab_size,
-            hidden_size=shape.hidden_size,
-            num_hidden_layers=shape.depth,
-            num_attention_heads=first.heads,
-            intermediate_size=first.ffn_size,
-            max_position_embeddings=facts.max_position_embeddings,
-            type_vocab_size=facts.type_vocab_size,
-            layer_norm_eps=facts.layer_norm_eps,
-            pad_token_id=facts.pad_token_id,
-            **names,
-        )
+    stock = AutoConfig.for_model(family, **settings, **names)
+    kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(stock)]
+    return kind.from_pretrained(
+        None, config=stock, state_dict=stock_weights(net, FAMILIES[family]), dtype=torch.float32
     )
-    stock.load_state_dict({stock_name(name): tensor for name, tensor in net.state_dict().items()}, strict=False)
-    return stock.eval()
 
 
 def save_dense(model: DenseModel, folder: Path) -> None:
-    """Writes config.json, model.safetensors and the tokenizer's files."""
+    """Writes config.json, model.safetensors and the tokenizer's files.
+
+    tokenizer.json says how to pad, and cuts nothing: a program without `transformers` reads only that file.
+    """
+    plain = model.tokenizer.backend_tokenizer  # whose settings `transformers` makes anew for every text
+    plain.no_truncation()
+    plain.enable_padding(pad_id=model.tokenizer.pad_token_id, pad_token=model.tokenizer.pad_token)
     try:
-        transformers_model(model.net, model.labels).save_pretrained(folder)
+        transformers_model(model.net, model.labels, model.family).save_pretrained(folder)
         model.tokenizer.save_pretrained(folder)
     except SafetensorError as error:  # what safetensors makes of a full disk
         raise ExportError(f"cannot write the model to {folder}: {error}. Free some space") from error
 
 
 def load_dense(folder: Path) -> DenseModel:
-    """Reads a classifier of our class or of stock BERT; raises `ExportError` for anything else."""
+    """Reads a classifier of our class or of a supported family; raises `ExportError` for anything else.
+
+    Weights are read as they are on disk and mapped to ours, without a model of `transformers` in between.
+    """
     if not (folder / "config.json").is_file():
         raise ExportError(f"{folder} is no model folder: it has no config.json")
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ExportError(f"{folder} has a configuration that cannot be read: {str(error).splitlines()[0]}") from error
+        config = read_config(str(folder), where=str(folder))
+        ours = config.model_type == AtbBertConfig.model_type
+        facts = _facts(config, folder) if ours else facts_of(config)
+        _refuse_other_heads(config, folder)
+        weights = read_weights(folder)
+        net = _ours(config, facts, weights, folder) if ours else supernet_of(config, weights, where=str(folder))
+        tokenizer = read_tokenizer(str(folder), facts, where=str(folder))
+    except SupernetError as error:
+        raise ExportError(str(error)) from error
     labels = tuple(str(config.id2label[i]) for i in sorted(config.id2label))
-    if config.model_type == AtbBertConfig.model_type:
-        try:
-            model, info = AtbBertForSequenceClassification.from_pretrained(
-                folder, use_safetensors=True, output_loading_info=True, dtype=torch.float32
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
-        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-            raise ExportError(f"the model in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
-        missing, net = list(info["missing_keys"]), model.net.eval()
-    else:
-        try:
-            teacher = load_teacher(str(folder), labels=labels, seed=0)
-        except TeacherError as error:
-            raise ExportError(str(error)) from error
-        has_head = any("SequenceClassification" in x for x in config.architectures or ())
-        missing = [] if has_head else ["classifier.weight"]
-        net, tokenizer = supernet_from_bert(teacher.model), teacher.tokenizer
-    if missing:
+    if len(labels) != facts.num_labels:
         raise ExportError(
-            f"the model in {folder} lacks {', '.join(missing[:3])}: only a trained classifier is exported"
+            f"the configuration in {folder} names {len(labels)} labels, the network has {facts.num_labels}"
         )
-    for name, tensor in net.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise ExportError(f"{folder}: the weight {name} holds values that are not finite")
-    return DenseModel(net=net, tokenizer=tokenizer, labels=labels)
+    return DenseModel(net=net, tokenizer=tokenizer, labels=labels, family="bert" if ours else config.model_type)
+
+
+def _refuse_other_heads(config: Any, folder: Path) -> None:
+    """A head that is not trained, drawn at random, would be exported and verified without a complaint."""
+    kinds = config.architectures or ()
+    if kinds and not any("SequenceClassification" in kind for kind in kinds):
+        raise TeacherError(
+            f"the model in {folder} is a {kinds[0]}: only a trained classifier is exported "
+            "(...ForSequenceClassification). Fine-tune it first"
+        )
+
+
+def _facts(config: AtbBertConfig, folder: Path) -> ModelFacts:
+    try:
+        return ModelFacts.from_json(config.facts or {})
+    except (ValueError, TypeError) as error:
+        raise TeacherError(f"the configuration in {folder} was not written by atb: {error}") from error
+
+
+def _ours(config: AtbBertConfig, facts: ModelFacts, weights: dict[str, torch.Tensor], folder: Path) -> Supernet:
+    """The network of a folder of our own class, whose weights have our names after `net.`."""
+    try:
+        with torch.device("meta"):
+            net = Supernet(shape=SubnetConfig.from_json(config.subnet or {}), facts=facts)
+    except ValueError as error:
+        raise TeacherError(f"the configuration in {folder} was not written by atb: {error}") from error
+    names = {name: f"net.{name}" for name in net.state_dict()}
+    found = {name: weights.pop(theirs) for name, theirs in names.items() if theirs in weights}
+    return filled(net, found, names=names, unknown=weights, where=str(folder))

@@ -70,15 +70,19 @@ class TokenizedTexts:
 
 
 def tokenize(tokenizer: Any, texts: Sequence[tuple[str, ...]], *, max_length: int) -> TokenizedTexts:
-    """`texts` of one or two segments through a `transformers` tokenizer, cut to `max_length` longest-first."""
+    """`texts` of one or two segments through a `transformers` tokenizer, cut to `max_length` longest-first.
+
+    Pairs have token types where the tokenizer says that its model takes them: DistilBERT and RoBERTa do not.
+    """
     pairs = bool(texts) and len(texts[0]) == 2
+    types = pairs and "token_type_ids" in tokenizer.model_input_names
     segments = [[text[i] for text in texts] for i in range(2 if pairs else 1)]
     encoded = tokenizer(
-        *segments, truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=pairs
+        *segments, truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=types
     )
     return TokenizedTexts(
         input_ids=tuple(encoded["input_ids"]),
-        token_type_ids=tuple(encoded["token_type_ids"]) if pairs else None,
+        token_type_ids=tuple(encoded["token_type_ids"]) if types else None,
         pad_token_id=int(tokenizer.pad_token_id or 0),
     )
 

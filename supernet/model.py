@@ -11,6 +11,7 @@ Shapes in the comments: B batch, S sequence, N hidden size, H heads, D head size
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -18,8 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from supernet.facts import ModelFacts
+from supernet.facts import ModelFacts, PoolerActivation
 from supernet.space import LayerConfig, SubnetConfig
+
+_POOLER_ACTIVATIONS: dict[PoolerActivation, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "gelu": functional.gelu,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +253,7 @@ class Supernet(nn.Module):
             if layer_scores is not None:
                 scores.append(layer_scores)
         w = self.head_weights(n)
-        pooled = torch.tanh(functional.linear(hidden[:, 0], *w.pooler))
+        pooled = _POOLER_ACTIVATIONS[self.facts.pooler_activation](functional.linear(hidden[:, 0], *w.pooler))
         return SupernetOutput(
             logits=functional.linear(pooled, *w.classifier),
             hidden_states=tuple(states) if hidden_states else (),

@@ -1,8 +1,7 @@
-"""The teacher: any BERT checkpoint, fine-tuned on the task, and the supernet that starts as its equal."""
+"""The teacher: a checkpoint of any supported family, fine-tuned on the task; the supernet that starts as its equal."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,25 +12,29 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 
 from supernet.batches import BatchOrder, TokenizedTexts
 from supernet.errors import SupernetError, TeacherError
-from supernet.facts import ModelFacts
+from supernet.families import facts_of, family_of, supernet_of
 from supernet.losses import hard_label
 from supernet.model import Supernet
-from supernet.names import stock_name
-from supernet.space import SubnetConfig
+from supernet.pretrained import read_config, read_tokenizer, refuse_pickle
 from supernet.training import Progress, TrainPlan, train
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Teacher:
-    """A BERT classifier and its tokenizer, as `transformers` has them; `labels` in the order of its logits."""
+    """A classifier and its tokenizer, as `transformers` has them; `labels` in the order of its logits."""
 
     model: Any
     tokenizer: Any
     labels: tuple[str, ...]
+
+    @property
+    def family(self) -> str:
+        """Its name in `supernet.families`."""
+        return str(self.model.config.model_type)
 
 
 def find_teacher(name: str) -> str:
@@ -49,17 +52,17 @@ def find_teacher(name: str) -> str:
 
 
 def load_teacher(name: str, *, labels: Sequence[str], seed: int) -> Teacher:
-    """A BERT encoder or classifier by hub name, folder or `package:` path; a missing head is drawn from `seed`.
+    """An encoder or classifier of a supported family by hub name, folder or `package:` path.
 
-    Raises `TeacherError` for another architecture, variants of BERT this family has no cut for, and a trained
-    head that is not for these labels.
+    A missing head is drawn from `seed`.
+
+    Raises `TeacherError` for what `family_of` and `read_tokenizer` refuse, for weights that are missing, left over or
+    not finite, and for a trained head that is not for these labels.
     """
     folder = find_teacher(name)
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise TeacherError(f"no model configuration is at {name!r}: {str(error).splitlines()[0]}") from error
-    _refuse_strange(name, config)
+    config = read_config(folder, where=name)
+    family = family_of(config, where=name)
+    refuse_pickle(Path(folder))
     order = _label_order(name, config, labels)
     named = {"label2id": {x: i for i, x in enumerate(order)}, "id2label": dict(enumerate(order))}
     config.num_labels, config.id2label, config.label2id = len(order), named["id2label"], named["label2id"]
@@ -71,39 +74,31 @@ def load_teacher(name: str, *, labels: Sequence[str], seed: int) -> Teacher:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        model, info = BertForSequenceClassification.from_pretrained(
-            folder, config=config, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            config=config,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            dtype=torch.float32,
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise TeacherError(f"the teacher at {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     finally:
         logger.setLevel(level)
-    fresh = () if _has_head(config) else ("classifier.", "bert.pooler.")
-    if strange := [key for key in info["missing_keys"] if not key.startswith(fresh)]:
-        raise TeacherError(f"the checkpoint {name!r} lacks {len(strange)} weights of a BERT, such as {strange[0]}")
-    if len(tokenizer) > config.vocab_size:
+    fresh = () if _has_head(config) else (family.names.classifier, family.names.pooler)
+    if missing := sorted(key for key in info["missing_keys"] if not key.startswith(fresh)):
+        raise TeacherError(f"the teacher at {name!r} lacks {len(missing)} of its weights, such as {missing[0]}")
+    if extra := sorted(key for key in info["unexpected_keys"] if not family.ignores(key)):
         raise TeacherError(
-            f"the tokenizer of {name!r} has {len(tokenizer)} entries, its embedding table {config.vocab_size}"
+            f"the teacher at {name!r} has {len(extra)} weights that its configuration does not speak of, such as "
+            f"{extra[0]}: what they do would be left out. Correct config.json, or drop them from the checkpoint"
         )
+    for key, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise TeacherError(f"the teacher at {name!r}: its weight {key} holds values that are not finite")
+    tokenizer = read_tokenizer(folder, facts_of(config), where=name)
     return Teacher(model=model.eval(), tokenizer=tokenizer, labels=order)
-
-
-def _refuse_strange(name: str, config: Any) -> None:
-    wanted = (
-        ("model_type", "bert"),
-        ("hidden_act", "gelu"),
-        ("position_embedding_type", "absolute"),
-        ("is_decoder", False),
-        ("add_cross_attention", False),
-    )
-    for key, value in wanted:
-        found = getattr(config, key, value)
-        if found != value:
-            raise TeacherError(
-                f"the teacher {name!r} has {key} = {found!r}, but this family is BERT with {key} = {value!r}. "
-                "Choose a BERT encoder or classifier (bert-base, MiniLM with a BERT body, TinyBERT, ...)"
-            )
 
 
 def _has_head(config: Any) -> bool:
@@ -145,11 +140,16 @@ def fine_tune(
     """Trains the teacher on the task in place. `labels` [rows]: int64 classes or float32 targets.
 
     Word embeddings stay as they are: on the few thousand rows of a task they hardly move, and their update costs
-    as much as a layer.
+    as much as a layer. Raises `TeacherError` for texts longer than the position table.
     """
     model = teacher.model
+    longest, limit = max(map(len, texts.input_ids), default=0), facts_of(model.config).max_position_embeddings
+    if longest > limit:
+        raise TeacherError(
+            f"a text has {longest} tokens, the teacher's position table ends at {limit}: lower max_length to it"
+        )
     order = BatchOrder([len(ids) for ids in texts.input_ids], batch_size=batch_size, seed=seed)
-    table = model.bert.embeddings.word_embeddings.weight
+    table = model.get_input_embeddings().weight
     table.requires_grad_(False)
 
     def loss(step: int) -> Tensor:
@@ -172,31 +172,6 @@ def save_teacher(teacher: Teacher, folder: Path) -> None:
         raise SupernetError(f"cannot write the teacher to {folder}: {error}") from error
 
 
-def shape_of(config: Any) -> SubnetConfig:
-    """The shape of a BERT by its `transformers` configuration: one feed-forward cell a layer."""
-    return SubnetConfig.uniform(
-        hidden_size=config.hidden_size,
-        depth=config.num_hidden_layers,
-        heads=config.num_attention_heads,
-        ffn_size=config.intermediate_size,
-    )
-
-
 def supernet_from_bert(model: Any) -> Supernet:
-    """A supernet whose largest subnet computes what this BertForSequenceClassification computes (law 1)."""
-    config = model.config
-    facts = ModelFacts(
-        vocab_size=config.vocab_size,
-        max_position_embeddings=config.max_position_embeddings,
-        type_vocab_size=config.type_vocab_size,
-        layer_norm_eps=config.layer_norm_eps,
-        pad_token_id=config.pad_token_id or 0,
-        num_labels=config.num_labels,
-    )
-    net = Supernet(shape=shape_of(config), facts=facts)
-    theirs = model.state_dict()
-    try:
-        net.load_state_dict({name: theirs[stock_name(name)] for name in net.state_dict()})
-    except KeyError as error:
-        raise TeacherError(f"the model lacks the weight {json.dumps(error.args[0])} of a BERT classifier") from error
-    return net.eval()
+    """A supernet whose largest subnet computes what this classifier of a supported family computes (law 1)."""
+    return supernet_of(model.config, model.state_dict(), where=model.config.name_or_path or type(model).__name__)

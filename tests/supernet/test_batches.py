@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
 from collections import Counter
 from random import Random
+from typing import Any
 
 import pytest
 import torch
+from transformers import RobertaTokenizer
 
 from supernet.batches import BatchOrder, TokenizedTexts, tokenize
 
@@ -135,3 +138,20 @@ def test_tokenizing_pairs_cuts_the_longer_segment(tokenizer: object) -> None:
     texts = tokenize(tokenizer, [("a", "bad film"), ("good " * 9, "bad film")], max_length=8)
     assert texts.input_ids == ([2, 5, 3, 7, 8, 3], [2, 6, 6, 6, 3, 7, 8, 3])
     assert texts.token_type_ids == ([0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1, 1])
+
+
+def test_pairs_for_models_that_take_no_token_types(tokenizer: Any) -> None:
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    texts = tokenize(tokenizer, [("a", "bad film")], max_length=8)
+    assert texts.input_ids == ([2, 5, 3, 7, 8, 3],)
+    assert texts.token_type_ids is None
+
+
+def test_texts_are_padded_with_the_tokenizer_s_own_token() -> None:
+    """RoBERTa's is 1, and 0 begins a text."""
+    words = ["<s>", "<pad>", "</s>", "<unk>", "a", "b", "<mask>"]
+    roberta = RobertaTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[])
+    texts = tokenize(roberta, [("abab",), ("a",)], max_length=8)
+    assert texts.pad_token_id == 1
+    assert texts.batch([0, 1])["input_ids"].tolist() == [[0, 4, 5, 4, 5, 2], [0, 4, 2, 1, 1, 1]]

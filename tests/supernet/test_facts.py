@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -16,9 +18,30 @@ def test_json_reads_back_to_an_equal_object() -> None:
         pad_token_id=3,
         num_labels=5,
     )
-    again = ModelFacts.from_json(json.loads(json.dumps(facts.to_json())))
-    assert again == facts
-    assert hash(again) == hash(facts)
+    for some in (facts, replace(facts, pooler_activation="relu")):
+        again = ModelFacts.from_json(json.loads(json.dumps(some.to_json())))
+        assert again == some
+        assert hash(again) == hash(some)
+
+
+def test_json_of_a_bert_is_what_it_was_before_there_were_other_poolers() -> None:
+    """Checkpoints, dense folders and the keys of a search's store hold it."""
+    data = ModelFacts(vocab_size=100, max_position_embeddings=24).to_json()
+    assert "pooler_activation" not in data
+    assert ModelFacts.from_json(data | {"pooler_activation": "tanh"}) == ModelFacts.from_json(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"pooler_activation": "sigmoid"}, "pooler_activation is one of tanh, relu, gelu, got 'sigmoid'"),
+        ({"pad_token_id": 100}, "pad_token_id must be one of the 100 words, got 100"),
+        ({"pad_token_id": -1}, "pad_token_id must be one of the 100 words, got -1"),
+    ],
+)
+def test_values_that_are_none(change: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        ModelFacts(**({"vocab_size": 100, "max_position_embeddings": 24} | change))
 
 
 @pytest.mark.parametrize("name", ["vocab_size", "max_position_embeddings", "type_vocab_size", "num_labels"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -77,6 +78,19 @@ def test_law_1_holds_for_hidden_states_too(stock: Any, loaded: Supernet, make_ba
     assert len(ours) == len(theirs) == loaded.shape.depth + 1
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine[kept], other[kept], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["tanh", "relu", "gelu"])
+def test_every_pooler_in_the_whole_and_in_its_slices(
+    make_supernet: Make, make_batch: Make, draw_subnet: Make, facts: ModelFacts, kind: Any
+) -> None:
+    model = make_supernet(facts=replace(facts, pooler_activation=kind)).double()
+    batch, subnet = make_batch(), draw_subnet(3)
+    first = model(**batch, hidden_states=True).hidden_states[-1][:, 0]
+    activation = {"tanh": torch.tanh, "relu": torch.relu, "gelu": torch.nn.GELU()}[kind]
+    torch.testing.assert_close(model(**batch).logits, model.classifier(activation(model.pooler(first))))
+    torch.testing.assert_close(model.slice(subnet)(**batch).logits, model(**batch, subnet=subnet).logits)
 
 
 @torch.no_grad()
