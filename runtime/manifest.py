@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from runtime.errors import BundleError
 from runtime.files import write_whole
 from runtime.onnx_file import sha256_of
+from runtime.onnx_reader import read_onnx
 from runtime.target import EngineTarget
 
 MANIFEST_FILE = "manifest.json"
@@ -26,6 +27,11 @@ class FileEntry:
 
     sha256: str
     bytes: int
+
+    def __post_init__(self) -> None:
+        _text("sha256", self.sha256)
+        if type(self.bytes) is not int or self.bytes < 0:
+            raise ValueError(f"bytes is a number of bytes, got {self.bytes!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +57,7 @@ class ModelFacts:
             raise ValueError(f"labels are different texts, got {self.labels}")
         if type(self.max_length) is not int or self.max_length < 1:
             raise ValueError(f"max_length is a number of tokens, got {self.max_length!r}")
+        _text("tokenizer", self.tokenizer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +68,17 @@ class EngineEntry:
     artifact: str
     effective_precision: str
 
+    def __post_init__(self) -> None:
+        _text("artifact", self.artifact)
+        _text("effective_precision", self.effective_precision)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The content of `manifest.json`.
 
     `parents` maps what this bundle was made from ("dense", "supernet", "teacher") to a SHA-256; `numbers` is
-    plain data. `files` is filled in by `write_manifest`.
+    plain data. `files` is filled in by `write_manifest`. No two engines have the same target.
     """
 
     name: str
@@ -76,6 +87,19 @@ class Manifest:
     parents: Mapping[str, str] = field(default_factory=dict)
     numbers: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileEntry] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _text("name", self.name)
+        labels = [x.target.label for x in self.engines]
+        if twice := sorted({x for x in labels if labels.count(x) > 1}):
+            raise ValueError(f"each engine has a target of its own; there are several of {', '.join(twice)}")
+
+    def groups(self) -> dict[str, tuple[EngineEntry, ...]]:
+        """`EngineTarget.group` -> the engines that differ in length only, shortest first."""
+        found: dict[str, list[EngineEntry]] = {}
+        for entry in self.engines:
+            found.setdefault(entry.target.group, []).append(entry)
+        return {name: tuple(sorted(of, key=lambda x: x.target.shape.length)) for name, of in found.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `from_json` reads it back."""
@@ -91,11 +115,7 @@ class Manifest:
                 "tokenizer": self.model.tokenizer,
             },
             "engines": [
-                {
-                    "target": x.target.to_json(),
-                    "artifact": x.artifact,
-                    "effective_precision": x.effective_precision,
-                }
+                {"target": x.target.to_json(), "artifact": x.artifact, "effective_precision": x.effective_precision}
                 for x in self.engines
             ],
             "parents": dict(self.parents),
@@ -106,8 +126,10 @@ class Manifest:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Manifest:
         """Raises `ValueError`, `KeyError` or `TypeError` where it is not a manifest of this schema."""
-        if data["schema"] != SCHEMA:
-            raise ValueError(f"schema {data['schema']!r} is unknown, this version reads {SCHEMA}: update atb-export")
+        if type(schema := data["schema"]) is not int or schema != SCHEMA:
+            newer = type(schema) is int and schema > SCHEMA
+            advice = "written by a newer atb-export, so update this one" if newer else "build the bundle again"
+            raise ValueError(f"schema {schema!r} is unknown, this version reads {SCHEMA}: {advice}")
         model = data["model"]
         return cls(
             name=data["name"],
@@ -152,15 +174,15 @@ class Bundle:
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     """Hashes every file under `folder`, writes `manifest.json` as the last of them, and returns what it says.
 
-    Raises `BundleError` for links, and for engines or a tokenizer that are not there.
+    Raises `BundleError` for links, for engines or a tokenizer that are not there, and for ONNX models with weights in
+    files that are not there.
     """
     paths, problems = _walk(folder)
     files = {path: FileEntry(sha256=sha256_of(folder / path), bytes=(folder / path).stat().st_size) for path in paths}
     complete = replace(manifest, files=files)
-    _refuse(folder, problems + _unlisted_references(complete))
+    _refuse(folder, problems + _unlisted_references(folder, complete))
     data = complete.to_json()
-    data["sha256"] = _own_hash(data)
-    write_whole(folder / MANIFEST_FILE, (json.dumps(data, indent=2) + "\n").encode())
+    write_whole(folder / MANIFEST_FILE, _as_written({**data, "sha256": _own_hash(data)}))
     return complete
 
 
@@ -170,8 +192,10 @@ def read_bundle(folder: Path) -> Bundle:
     if path.is_symlink() or not path.is_file():
         raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST_FILE}")
     try:
-        data = json.loads(path.read_bytes())
+        written = path.read_bytes()
+        data = json.loads(written, object_pairs_hook=_no_twins)
         manifest = Manifest.from_json(data)
+        same = written == _as_written(data)
         own = data.pop("sha256")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(f"{path} is not a manifest: {error!r}") from error
@@ -183,11 +207,24 @@ def read_bundle(folder: Path) -> Bundle:
     for name, entry in manifest.files.items():
         if name in there and (reason := _changed(folder / name, entry)) is not None:
             problems.append(f"{name} {reason}")
-    problems += _unlisted_references(manifest)
-    if own != _own_hash(data):
-        problems.append(f"{MANIFEST_FILE} has changed: its own SHA-256 is another")
+    if not same or own != _own_hash(data):
+        problems.append(f"{MANIFEST_FILE} has changed: it is not as it was written")
+    problems += _unlisted_references(folder, manifest)
     _refuse(folder, problems)
     return Bundle(folder=folder, manifest=manifest)
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of two values under one name others may read the first, so none is read."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(x for x in names if names.count(x) > 1)!r} is there twice")
+    return found
+
+
+def _as_written(data: Mapping[str, Any]) -> bytes:
+    return (json.dumps(data, indent=2) + "\n").encode()
 
 
 def _own_hash(data: Mapping[str, Any]) -> str:
@@ -232,10 +269,24 @@ def _changed(path: Path, entry: FileEntry) -> str | None:
     return None
 
 
-def _unlisted_references(manifest: Manifest) -> list[str]:
-    wanted = [(x.target.label, x.artifact) for x in manifest.engines]
-    wanted.append(("the tokenizer", manifest.model.tokenizer))
-    return [f"{who} is at {path}, which is not a file of it" for who, path in wanted if path not in manifest.files]
+def _unlisted_references(folder: Path, manifest: Manifest) -> list[str]:
+    """What the engines, the tokenizer and the ONNX models need beside them and the manifest does not list."""
+    wanted = [(f"{x.target.label} is at", x.artifact) for x in manifest.engines]
+    wanted.append(("the tokenizer is at", manifest.model.tokenizer))
+    problems = []
+    for name in sorted(x for x in manifest.files if x.lower().endswith(".onnx") and (folder / x).is_file()):
+        try:
+            used = sorted({x.location for x in read_onnx(folder / name).external})
+        except ValueError as error:
+            problems.append(f"{name} is not an ONNX model: {error}")
+        else:
+            wanted += [(f"weights of {name} are at", (PurePosixPath(name).parent / x).as_posix()) for x in used]
+    return problems + [f"{who} {path}, which is not a file of it" for who, path in wanted if path not in manifest.files]
+
+
+def _text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is a text, got {value!r}")
 
 
 def _refuse(folder: Path, problems: list[str]) -> None:

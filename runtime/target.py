@@ -25,7 +25,7 @@ def _count(name: str, value: object) -> None:
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Shape:
-    """The one shape an engine takes: `batch` rows of `length` tokens."""
+    """What an engine takes: `batch` rows of `length` tokens; of a dynamic target the most of each."""
 
     batch: int
     length: int
@@ -58,6 +58,7 @@ class EngineTarget:
     such as "sm_89,sm_120", or "current" for the GPU of this machine. `precision` "auto" leaves the choice to
     the backend: what it chose is the engine's `effective_precision`. "int8" is that of the products with weights; it
     takes a model that carries QuantizeLinear and DequantizeLinear around them. `threads` are those of one inference.
+    A `dynamic` engine takes any batch and any length up to `shape`, others `shape` alone.
     """
 
     backend: str
@@ -65,6 +66,7 @@ class EngineTarget:
     precision: Precision = "auto"
     shape: Shape
     threads: int = 1
+    dynamic: bool = False
 
     def __post_init__(self) -> None:
         _check(
@@ -82,6 +84,7 @@ class EngineTarget:
         _check(len(set(self.devices)) == len(self.devices), f"device repeats a name: {self.device!r}")
         _check(isinstance(self.shape, Shape), f"shape is a Shape, got {type(self.shape).__name__}")
         _count("threads", self.threads)
+        _check(type(self.dynamic) is bool, f"dynamic is true or false, got {self.dynamic!r}")
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -91,39 +94,49 @@ class EngineTarget:
     @property
     def label(self) -> str:
         """Names this target in tables, files and folders, such as `openvino-CPU-bf16-b1-l64-t1`."""
-        sizes = f"b{self.shape.batch}-l{self.shape.length}-t{self.threads}"
-        return f"{self.backend}-{self.device.replace(',', '+')}-{self.precision}-{sizes}"
+        return self._name(f"b{self.shape.batch}-l{self.shape.length}")
+
+    @property
+    def group(self) -> str:
+        """The label without the length, such as `openvino-CPU-bf16-b1-t1`: what the lengths of one engine share."""
+        return self._name(f"b{self.shape.batch}")
+
+    def _name(self, sizes: str) -> str:
+        device = self.device.replace(",", "+")
+        return f"{self.backend}-{device}-{self.precision}-{sizes}-t{self.threads}" + "-dynamic" * self.dynamic
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; `from_json` reads it back."""
-        return {
+        """Plain data; `from_json` reads it back. Only dynamic targets name `dynamic`."""
+        plain = {
             "backend": self.backend,
             "device": self.device,
             "precision": self.precision,
             "shape": self.shape.to_json(),
             "threads": self.threads,
         }
+        return {**plain, "dynamic": True} if self.dynamic else plain
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> EngineTarget:
         """Raises `ValueError` where a field is missing, unknown or out of range."""
-        _fields("a target", data, {"backend", "device", "precision", "shape", "threads"})
+        _fields("a target", data, {"backend", "device", "precision", "shape", "threads"}, {"dynamic"})
         return cls(
             backend=data["backend"],
             device=data["device"],
             precision=data["precision"],
             shape=Shape.from_json(data["shape"]),
             threads=data["threads"],
+            dynamic=data.get("dynamic", False),
         )
 
     def __str__(self) -> str:
         return self.label
 
 
-def _fields(what: str, data: object, fields: set[str]) -> None:
+def _fields(what: str, data: object, fields: set[str], optional: frozenset[str] | set[str] = frozenset()) -> None:
     if not isinstance(data, Mapping):
         raise ValueError(f"{what} is an object, got {type(data).__name__}")
     _check(
-        set(data) == fields,
+        set(data) - optional == fields,
         f"{what} has {', '.join(sorted(fields))}; got {', '.join(sorted(map(str, data)))}",
     )

@@ -1,4 +1,4 @@
-"""One module per backend, each with a `BACKEND`. To add one: its file here, and its line below."""
+"""One package per backend, each with a `BACKEND`. To add one: its folder here, and its line below."""
 
 BACKENDS: dict[str, str] = {
     "openvino": "runtime.backends.openvino",

@@ -7,7 +7,16 @@ import pytest
 
 from runtime import engine as engine_module
 from runtime.backends import BACKENDS
-from runtime.engine import EngineBase, FeedCheck, backend, refuse_missing_threads, static_dims
+from runtime.engine import (
+    EngineBase,
+    FeedCheck,
+    ParallelEngine,
+    backend,
+    engine_dims,
+    infer_many,
+    refuse_missing_threads,
+    static_dims,
+)
 from runtime.errors import AtbRuntimeError, FeedError, UnsupportedTarget
 from runtime.onnx_file import TensorSpec
 from runtime.target import Shape
@@ -76,6 +85,65 @@ def test_more_threads_than_cpus_are_refused(monkeypatch: pytest.MonkeyPatch, tar
     refuse_missing_threads(target_for("openvino", threads=2))
     with pytest.raises(UnsupportedTarget, match=r"3 threads.*2 CPUs"):
         refuse_missing_threads(target_for("openvino", threads=3))
+
+
+def test_free_dimensions_take_any_size_up_to_the_most() -> None:
+    specs = tuple(TensorSpec(name=x.name, dtype="int64", shape=("batch", "sequence")) for x in SPECS)
+    check = FeedCheck(specs, Shape(batch=2, length=4))
+    for dims in ((1, 1), (2, 4), (1, 4), (2, 3)):
+        check({x.name: np.zeros(dims, np.int64) for x in SPECS})
+    for wrong in (
+        {x.name: np.zeros((2, 5), np.int64) for x in SPECS},
+        {x.name: np.zeros((0, 4), np.int64) for x in SPECS},
+        {x.name: np.zeros(4, np.int64) for x in SPECS},
+        {x.name: np.zeros((1, 2, 4), np.int64) for x in SPECS},
+        _feeds(attention_mask=np.zeros((2, 3), np.int64)),
+        _feeds(attention_mask=np.zeros((2, 4), np.int32)),
+        _feeds(attention_mask=None),
+        _feeds(other=np.zeros((2, 4), np.int64)),
+        {},
+    ):
+        with pytest.raises(
+            FeedError, match=r"input_ids int64\[batch, sequence\].* with batch up to 2 and sequence up to 4"
+        ):
+            check(wrong)
+
+
+def test_a_dynamic_target_leaves_free_what_the_model_does(target_for: Any) -> None:
+    target = target_for("openvino", batch=2, length=8, dynamic=True)
+    assert engine_dims("x", ("n", None), target) == ("batch", "sequence")
+    assert engine_dims("x", (2, -1), target) == (2, "sequence")
+    assert engine_dims("x", ("n", "m"), target_for("openvino", batch=1, length=8, dynamic=True)) == (1, "sequence")
+    assert engine_dims("x", ("n", "m"), target_for("openvino", batch=2, length=8)) == (2, 8)
+    with pytest.raises(UnsupportedTarget, match="batch 2, but the model fixes x at 1"):
+        engine_dims("x", (1, None), target)
+
+
+def test_every_engine_answers_many() -> None:
+    class Plain(EngineBase):
+        def infer(self, feeds: Any) -> Any:
+            return feeds
+
+        def close(self) -> None:
+            pass
+
+    class Parallel(Plain):
+        def infer_many(self, feeds: Any) -> Any:
+            return (("many", x) for x in feeds)
+
+        def clone(self) -> Any:
+            return self
+
+        target = effective_precision = inputs = None
+
+    assert list(infer_many(Plain(), iter([1, 2]))) == [1, 2]  # type: ignore[arg-type, list-item]
+    assert isinstance(Parallel(), ParallelEngine)
+    assert list(infer_many(Parallel(), [1])) == [("many", 1)]  # type: ignore[arg-type, list-item, comparison-overlap]
+
+
+def test_an_engine_that_cannot_be_closed_is_no_engine() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        EngineBase()  # type: ignore[abstract]
 
 
 def test_leaving_the_context_closes_even_after_an_error() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -56,3 +57,26 @@ def test_unknown_and_missing_fields_are_refused() -> None:
 def test_shape_must_be_a_shape() -> None:
     with pytest.raises(ValueError, match="Shape"):
         EngineTarget(backend="openvino", shape=(1, 8))  # type: ignore[arg-type]
+
+
+def test_dynamic_is_named_only_where_it_is() -> None:
+    dynamic = replace(TARGET, dynamic=True)
+    assert dynamic.label == TARGET.label + "-dynamic"
+    assert "dynamic" not in TARGET.to_json()
+    assert dynamic.to_json() == {**TARGET.to_json(), "dynamic": True}
+    assert EngineTarget.from_json(json.loads(json.dumps(dynamic.to_json()))) == dynamic
+    with pytest.raises(ValueError, match="dynamic is true or false"):
+        EngineTarget.from_json({**TARGET.to_json(), "dynamic": 1})
+
+
+def test_lengths_of_one_engine_are_a_group() -> None:
+    assert TARGET.group == "tensorrt-sm_89+sm_120-bf16-b4-t2"
+    assert replace(TARGET, shape=Shape(batch=4, length=16)).group == TARGET.group
+    others = [
+        replace(TARGET, shape=Shape(batch=1, length=64)),
+        replace(TARGET, threads=1),
+        replace(TARGET, precision="f32"),
+        replace(TARGET, device="sm_89"),
+        replace(TARGET, dynamic=True),
+    ]
+    assert len({TARGET.group, *(x.group for x in others)}) == 6

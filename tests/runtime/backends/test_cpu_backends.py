@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
-from runtime.engine import Engine, backend, usable_cpus
+from runtime.engine import Engine, backend, infer_many, usable_cpus
 from runtime.errors import AtbRuntimeError, BackendUnavailable, CompileError, FeedError, UnsupportedTarget
 from runtime.target import PRECISIONS, Shape
 
@@ -210,6 +211,51 @@ def test_precisions_offered_are_those_that_open(name: str, tiny: Any, quantised:
     assert backend(name).precisions("TPU") == ()
 
 
+def test_dynamic_engines_take_any_shape_up_to_theirs(name: str, tiny: Any, target_for: Any, tmp_path: Path) -> None:
+    target = target_for(name, precision="f32", batch=4, length=12, dynamic=True)
+    artifact = backend(name).compile(tiny.onnx, target, tmp_path / "out")
+    for engine in (backend(name).open(tiny.onnx, target), backend(name).load(artifact, target)):
+        with engine:
+            assert [x.shape for x in engine.inputs] == [("batch", "sequence")] * 2
+            for dims in ((1, 1), (4, 12), (3, 5), (1, 12), (4, 12), (2, 7)):
+                feeds = tiny.feeds(Shape(batch=dims[0], length=dims[1]))
+                got = engine.infer(feeds)["logits"]
+                np.testing.assert_allclose(got, tiny.logits(feeds), atol=1e-4, rtol=1e-5)
+            shapes = [Shape(batch=1 + i % 4, length=4 + i) for i in range(9)]
+            for got, shape in zip(infer_many(engine, map(tiny.feeds, shapes)), shapes, strict=True):
+                np.testing.assert_allclose(got["logits"], tiny.logits(tiny.feeds(shape)), atol=1e-4, rtol=1e-5)
+            for dims in ((5, 12), (4, 13)):
+                with pytest.raises(FeedError, match="with batch up to 4 and sequence up to 12"):
+                    engine.infer(tiny.feeds(Shape(batch=dims[0], length=dims[1])))
+            mixed = {**tiny.feeds(Shape(batch=2, length=6)), "attention_mask": np.ones((2, 5), np.int64)}
+            with pytest.raises(FeedError, match=r"attention_mask is int64.2, 5.*one size for all inputs"):
+                engine.infer(mixed)
+
+
+def test_of_a_dynamic_target_what_the_model_fixes_stays_fixed(name: str, make_tiny: Any, target_for: Any) -> None:
+    fixed = make_tiny(dims=(2, "sequence"))
+    target = target_for(name, precision="f32", batch=2, length=8, dynamic=True)
+    with backend(name).open(fixed.onnx, target) as engine:
+        assert [x.shape for x in engine.inputs] == [(2, "sequence")] * 2
+        feeds = fixed.feeds(Shape(batch=2, length=5))
+        np.testing.assert_allclose(engine.infer(feeds)["logits"], fixed.logits(feeds), atol=1e-4, rtol=1e-5)
+        with pytest.raises(FeedError):
+            engine.infer(fixed.feeds(Shape(batch=1, length=5)))
+
+
+def test_custom_operators_never_reach_the_engine(
+    name: str, tiny: Any, target_for: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = onnx.load_from_string(tiny.onnx)
+    model.graph.node[0].domain = "my.own"
+    model.opset_import.append(onnx.helper.make_opsetid("my.own", 1))
+    given = {"openvino": "openvino.Core.read_model", "onnxruntime": "onnxruntime.InferenceSession"}[name]
+    monkeypatch.setattr(given, lambda *_, **__: pytest.fail("the library was given it"))
+    for act in (backend(name).open, lambda data, target: backend(name).compile(data, target, tmp_path / "out")):
+        with pytest.raises(CompileError, match=r"custom operators: my\.own::Add; an engine takes those of ONNX"):
+            act(model.SerializeToString(), target_for(name))
+
+
 def test_unknown_devices_are_refused(name: str, tiny: Any, target_for: Any) -> None:
     with pytest.raises(UnsupportedTarget, match="TPU"):
         backend(name).open(tiny.onnx, target_for(name, device="TPU"))
@@ -232,6 +278,6 @@ def test_a_package_that_does_not_start_is_unavailable(name: str, monkeypatch: py
     def broken(*_: Any) -> Any:
         raise OSError("libstdc++ is too old")
 
-    starts = {"openvino": "_core", "onnxruntime": "_onnxruntime"}[name]
+    starts = {"openvino": "core.core", "onnxruntime": "session.onnxruntime"}[name]
     monkeypatch.setattr(f"runtime.backends.{name}.{starts}", broken)
     assert "libstdc++ is too old" in str(backend(name).unavailable())
