@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from atb_export.onnx.graph import graph_bytes
-from atb_export.onnx.quantise import quantised_bytes
+from atb_export.graphs import graph_for
 from atb_export.verify import feeds_for, probe_texts
 from runtime.engine import Engine, backend
 from runtime.latency import LatencyReport
@@ -30,14 +29,10 @@ def open_engine(
 ) -> Engine:
     """The compiled engine of a subnet (or of the whole net), from the very graph that would be shipped.
 
-    An int8 engine needs texts to calibrate it.
+    An int8 engine needs texts to calibrate it: `ExportError` without.
     """
-    if target.precision == "int8":
-        if calibration is None:
-            raise ValueError("an int8 engine needs texts to calibrate it")
-        cut = net.shape if subnet is None else subnet
-        return backend(target.backend).open(quantised_bytes(net, cut, calibration, token_types=pairs), target)
-    return backend(target.backend).open(graph_bytes(net, subnet, token_types=pairs), target)
+    onnx = graph_for(net, subnet, target, token_types=pairs, calibration=calibration)
+    return backend(target.backend).open(onnx, target)
 
 
 def measure_together(

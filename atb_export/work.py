@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from atb_export.errors import VerificationError
+from atb_export.graphs import graph_for, graph_kind
 from atb_export.jobs import Failed, Measured, MeasureJob, Scored, ScoreJob
-from atb_export.onnx.builder import GraphBuilder
-from atb_export.onnx.graph import graph_bytes, graph_hash
-from atb_export.onnx.quantise import QuantisingBuilder, Ranges, measure_ranges
+from atb_export.onnx.graph import graph_hash
+from atb_export.onnx.quantise import SCHEME
 from atb_export.scoring import Tuning, race
 from atb_export.verify import compare, engine_logits, exact_quantised_logits, feeds_for, probe_texts, refuse
 from runtime.engine import Engine, backend, usable_cpus
@@ -43,6 +43,7 @@ SEARCH_PLAN = MeasurePlan(windows=5, window_ms=12.0, max_repeats=5)
 REFERENCE_PLAN = MeasurePlan(windows=30, window_ms=25.0, max_repeats=30)
 PROBES = 8
 CALIBRATION_ROWS = 16
+_MOST_ROUNDED = 32  # int8 graphs kept, of some megabytes each: more than a generation asks for
 _BATCH = 16  # rows an int8 engine answers at once when it is asked for its accuracy
 
 
@@ -67,7 +68,7 @@ class WorkInputs:
 def engine_graph(subnet: SubnetConfig, facts: ModelFacts, *, token_types: bool, precision: str) -> str:
     """The hash an engine's latency is stored under: of its graph without weights; quantised ones are other graphs."""
     plain = graph_hash(subnet, facts, token_types=token_types)
-    return hashlib.sha256(f"{plain} int8".encode()).hexdigest() if precision == "int8" else plain
+    return hashlib.sha256(f"{plain} int8 {SCHEME}".encode()).hexdigest() if precision == "int8" else plain
 
 
 class _Stopwatch:
@@ -91,7 +92,7 @@ class Work:
     def __init__(self, inputs: WorkInputs) -> None:
         self.inputs = inputs
         self._references: dict[EngineTarget, Engine] = {}
-        self._ranges: dict[tuple[str, SubnetConfig], Ranges] = {}
+        self._rounded: dict[tuple[str, SubnetConfig, str], bytes] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="atb-work-")
 
     def close(self) -> None:
@@ -155,10 +156,7 @@ class Work:
         if not words.is_file():
             table = net.embedding_weights(cut.hidden_size).word
             words.write_bytes(table.detach().float().contiguous().numpy().tobytes())
-        builder: Callable[[str], GraphBuilder] = GraphBuilder
-        if target.precision == "int8":
-            builder = partial(QuantisingBuilder, ranges=self._ranges_of(net, cut))
-        content = graph_bytes(net, cut, token_types=self.pairs, builder=builder, words_file=words.name)
+        content = self._content(net, cut, target, words.name)
         path = Path(self._folder.name, f"{cut.key}.onnx")
         path.write_bytes(content)
         try:
@@ -169,12 +167,25 @@ class Work:
     def _whose(self, net: Supernet) -> str:
         return "reference" if net is self.inputs.reference else "supernet"
 
-    def _ranges_of(self, net: Supernet, cut: SubnetConfig) -> Ranges:
-        """What int8 is calibrated to, found once for a subnet's latency and its accuracy."""
-        key = (self._whose(net), cut)
-        if key not in self._ranges:
-            self._ranges[key] = measure_ranges(net, cut, self.inputs.calibration, token_types=self.pairs)
-        return self._ranges[key]
+    def _content(self, net: Supernet, cut: SubnetConfig, target: EngineTarget, words_file: str) -> bytes:
+        """The graph without its words; an int8 one is calibrated once for a subnet's latency and its accuracy."""
+        made = partial(
+            graph_for,
+            net,
+            cut,
+            target,
+            token_types=self.pairs,
+            calibration=self.inputs.calibration,
+            words_file=words_file,
+        )
+        if target.precision != "int8":
+            return made()
+        key = (self._whose(net), cut, graph_kind(target))
+        if key not in self._rounded:
+            while len(self._rounded) >= _MOST_ROUNDED:
+                del self._rounded[next(iter(self._rounded))]
+            self._rounded[key] = made()
+        return self._rounded[key]
 
     def _probes(self, target: EngineTarget) -> TokenizedTexts:
         return probe_texts(self.inputs.texts, length=target.shape.length, count=PROBES)

@@ -1,4 +1,10 @@
-"""A thin pen for ONNX graphs: it names values, keeps weights and adds nodes in order."""
+"""A thin pen for ONNX graphs: it names values, keeps weights and adds nodes in order.
+
+Opset 20 is the first with Gelu as one operator (LayerNormalization came with 17), and the last that all three runtimes
+take in every version we name: OpenVINO 2026 and ONNX Runtime (from 1.17 on) read it and later ones, the parser of
+TensorRT 10.0 ends there, that of TensorRT 11 at 25. Only standard operators are written. Gelu and LayerNormalization
+stay whole because OpenVINO fuses the first into the product before it and makes one node of the second.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +17,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-# 20 is the first opset with Gelu, and all three runtimes read it; nothing here needs a later one.
 OPSET = 20
 # onnxruntime refuses files of a newer IR version than it knows; 10 is what opset 20 came with.
 IR_VERSION = 10
@@ -19,6 +24,9 @@ IR_VERSION = 10
 
 class GraphBuilder:
     """Collects one graph. Values are named by what makes them, so that a departing engine can be located."""
+
+    sliced_heads = True
+    """Whether heads are cut and joined by slices, else by transposition; a builder for other runtimes may choose."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -53,15 +61,19 @@ class GraphBuilder:
         product = self.node("MatMul", [x, self.weight(f"{name}.weight", weight)], f"{name}.product")
         return self.node("Add", [product, self.weight(f"{name}.bias", bias)], name)
 
+    def softmax(self, x: str, name: str) -> str:
+        """Over the last axis."""
+        return self.node("Softmax", [x], name, axis=-1)
+
     def layer_norm(self, x: str, name: str, weight: NDArray[Any], bias: NDArray[Any], eps: float) -> str:
         """LayerNormalization over the last axis."""
         names = [x, self.weight(f"{name}.weight", weight), self.weight(f"{name}.bias", bias)]
         return self.node("LayerNormalization", names, name, axis=-1, epsilon=eps)
 
-    def split(self, x: str, names: Sequence[str], sizes: Sequence[int]) -> list[str]:
-        """Cuts the last axis."""
+    def split(self, x: str, names: Sequence[str], sizes: Sequence[int], axis: int = -1) -> list[str]:
+        """Cuts an axis, the last one unless told."""
         lengths = self.weight("sizes." + "_".join(map(str, sizes)), np.array(sizes, dtype=np.int64))
-        self._nodes.append(helper.make_node("Split", [x, lengths], list(names), name=f"split.{names[0]}", axis=-1))
+        self._nodes.append(helper.make_node("Split", [x, lengths], list(names), name=f"split.{names[0]}", axis=axis))
         return list(names)
 
     def structure(self) -> str:

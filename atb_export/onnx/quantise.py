@@ -1,10 +1,17 @@
-"""The lean graph in int8: ranges measured on real rows, Q/DQ written around the products with weights.
+"""The lean graph in int8: scales from real rows, Q/DQ written around the products with weights.
 
-Weights are int8, symmetric, one scale per output; activations uint8, one scale and zero point per tensor (on the quick
-start's nets half the error of symmetric int8, for 2 to 4 % more time). Ranges are the smallest and the largest value
-seen: LayerNorm's outliers sit in a few tokens that attention needs, and cutting the outermost tenth of the tokens costs
-ten times the error while cutting the outermost thousandth gains nothing. Softmax, LayerNorm, attention's own products,
-pooler and classifier stay float: they are a few percent of the time.
+Weights are int8, symmetric, one scale per output; activations int8 around 0, one scale per tensor: all that TensorRT
+takes, so that one graph serves every runtime. (uint8 with a zero point has a twelfth less error and costs OpenVINO 2 %
+more time.) Two things bring the error down to half of plain min/max ranges with a zero point, for one multiplication
+per product, which OpenVINO fuses and ONNX Runtime pays 2 to 4 % of the time for:
+
+- outliers sit in few channels of an activation, so its channels are divided by s and the rows of the weights multiplied
+  by it, s = max|x|^a / max|w|^(1-a) as SmoothQuant has it (arXiv:2211.10438). The best `a` differs: it is the one whose
+  rounded product is nearest to the exact one on the rows, each linear for itself;
+- what rounding adds on average to a product's outputs is taken from its bias.
+
+Ranges are the smallest and the largest value seen: cutting them costs more than it gains. Softmax, LayerNorm,
+attention's own products, pooler and classifier stay float: they are a few percent of the time.
 
 The scheme is that of Jacob et al. 2018 (arXiv:1712.05877); the nodes are ONNX's QuantizeLinear and DequantizeLinear.
 """
@@ -13,113 +20,139 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
 from atb_export.onnx.builder import GraphBuilder
-from atb_export.onnx.graph import WORDS, graph_bytes
-from runtime.backends.onnxruntime import FreeSession
+from atb_export.onnx.calibration import FLOAT_LINEARS, Seen, inputs_seen
+from atb_export.onnx.graph import graph_bytes
 from supernet.batches import TokenizedTexts
 from supernet.model import Supernet
 from supernet.space import SubnetConfig
 
-Ranges = Mapping[str, tuple[float, float]]
-"""Name of a linear -> smallest and largest value of its input."""
+SCHEME = "spread"
+"""Names what is written around a product: latencies of another scheme are those of other graphs."""
 
-_FLOAT = ("pooler", "logits")
-_BATCH = 16
+_EXPONENTS = (0.7, 0.8, 0.9)
+_TRIED_TOKENS = 64
+_NONE: frozenset[str] = frozenset()
 
 
-def quantised_graph(net: Supernet, subnet: SubnetConfig, rows: TokenizedTexts, *, token_types: bool) -> onnx.ModelProto:
+def quantised_graph(
+    net: Supernet,
+    subnet: SubnetConfig,
+    rows: TokenizedTexts,
+    *,
+    token_types: bool,
+    keep_float: frozenset[str] = _NONE,
+    symmetric: bool = True,
+) -> onnx.ModelProto:
     """The subnet's ONNX classifier with int8 products, calibrated on `rows`: real texts, labels not needed.
 
-    16 rows answer as well as 256 do: a range needs the outliers, and every text has them. Most of the time is one float
-    inference per row. Raises `BackendUnavailable` where ONNX Runtime is missing.
+    16 rows serve, 64 are a little better. Linears named in `keep_float` stay as they are. Raises `BackendUnavailable`
+    where ONNX Runtime is missing.
     """
-    return onnx.load_from_string(quantised_bytes(net, subnet, rows, token_types=token_types))
+    written = quantised_bytes(net, subnet, rows, token_types=token_types, keep_float=keep_float, symmetric=symmetric)
+    return onnx.load_from_string(written)
 
 
-def quantised_bytes(net: Supernet, subnet: SubnetConfig, rows: TokenizedTexts, *, token_types: bool) -> bytes:
-    """`quantised_graph` as a file's content."""
-    ranges = measure_ranges(net, subnet, rows, token_types=token_types)
-    return graph_bytes(net, subnet, token_types=token_types, builder=partial(QuantisingBuilder, ranges=ranges))
+def quantised_bytes(
+    net: Supernet,
+    subnet: SubnetConfig,
+    rows: TokenizedTexts,
+    *,
+    token_types: bool,
+    keep_float: frozenset[str] = _NONE,
+    symmetric: bool = True,
+    words_file: str | None = None,
+) -> bytes:
+    """`quantised_graph` as a file's content; with `words_file` the word table is in that file beside it."""
+    seen = inputs_seen(net, subnet, rows, token_types=token_types)
+    if unknown := keep_float - seen.keys():
+        raise ValueError(f"there is no linear {min(unknown)} to keep in float; there are {', '.join(seen)}")
+    linears = {name: x for name, x in seen.items() if name not in keep_float}
+    builder = partial(QuantisingBuilder, linears=linears, symmetric=symmetric)
+    return graph_bytes(net, subnet, token_types=token_types, builder=builder, words_file=words_file)
 
 
-def measure_ranges(
-    net: Supernet, subnet: SubnetConfig, rows: TokenizedTexts, *, token_types: bool
-) -> dict[str, tuple[float, float]]:
-    """What the inputs of the subnet's linears range over on `rows`; padding does not count."""
-    if not len(rows):
-        raise ValueError("int8 is calibrated on real texts, and none are given")
-    longest, limit = max(map(len, rows.input_ids)), net.facts.max_position_embeddings
-    if longest > limit:
-        raise ValueError(f"a text to calibrate on has {longest} tokens, the position table {limit}: cut it")
-    # Only the words that occur: the table is most of a graph's bytes.
-    words = np.unique(np.concatenate([*map(np.asarray, rows.input_ids), [rows.pad_token_id]]))
-    graph = graph_bytes(net, subnet, token_types=token_types, builder=partial(_RangeBuilder, words=words))
-    session = FreeSession(graph, optimised=True)
-    found: dict[str, tuple[float, float]] = {}
-    for _, batch in rows.in_order(_BATCH):
-        feeds = {name: batch[name].numpy() for name in session.inputs}
-        feeds["input_ids"] = np.searchsorted(words, feeds["input_ids"])
-        real = batch["attention_mask"].numpy() == 1
-        outputs = session.run(feeds)
-        for name in (x.removesuffix(".lowest") for x in outputs if x.endswith(".lowest")):
-            # [batch, sequence], or [batch, 1] where only the first token is computed
-            low, high = (outputs[f"{name}.{end}"] for end in ("lowest", "highest"))
-            kept = real[:, : low.shape[1]]
-            before = found.get(name, (0.0, 0.0))  # a range holds 0: it must be exact
-            found[name] = (min(before[0], float(low[kept].min())), max(before[1], float(high[kept].max())))
+class Rounded(NamedTuple):
+    """A linear in integers: x / `spread` is rounded by `scale` and `zero`, the product's bias less `shift`."""
+
+    spread: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    zero: NDArray[Any]
+    values: NDArray[np.int8]
+    steps: NDArray[np.float32]
+    shift: NDArray[np.float32]
+
+
+def round_linear(weight: NDArray[np.float32], seen: Seen, *, symmetric: bool) -> Rounded:
+    """The `weight` [in, out] and its input in integers, with the exponent that keeps the product nearest to exact.
+
+    The exponent is chosen on some tokens of the sample, the shift taken from all of them.
+    """
+    some = seen.sample[:: max(1, len(seen.sample) // _TRIED_TOKENS)]
+    tried = [_rounded(weight, seen, exponent, symmetric) for exponent in _EXPONENTS]
+    exact = some @ weight
+    errors = [float(np.square(error - error.mean(0)).mean()) for error in (_product(x, some) - exact for x in tried)]
+    best = tried[errors.index(min(errors))]
+    return best._replace(shift=(_product(best, seen.sample) - seen.sample @ weight).mean(0))
+
+
+def _rounded(weight: NDArray[np.float32], seen: Seen, exponent: float, symmetric: bool) -> Rounded:
+    """Without a shift yet."""
+    spread = _spread(np.maximum(-seen.low, seen.high), np.abs(weight).max(1), exponent)
+    low, high = float((seen.low / spread).min()), float((seen.high / spread).max())
+    scale, zero = _symmetric_scale(low, high) if symmetric else _activation_scale(low, high)
+    spread_weight = weight * spread[:, None]
+    steps = _weight_scales(spread_weight)
+    values = np.clip(np.rint(spread_weight / steps), -127, 127).astype(np.int8)
+    return Rounded(spread, scale, zero, values, steps, np.zeros(weight.shape[1], np.float32))
+
+
+def _product(made: Rounded, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the integers make of `inputs` [tokens, in], in float32 [tokens, out]."""
+    limits, zero = np.iinfo(made.zero.dtype), float(made.zero)
+    taken = np.clip(np.rint(inputs / (made.spread * made.scale)) + zero, limits.min, limits.max) - zero
+    found: NDArray[np.float32] = (taken.astype(np.float32) * made.scale) @ made.values.astype(np.float32) * made.steps
+    return found
+
+
+def _spread(inputs: NDArray[np.float32], weights: NDArray[np.float32], exponent: float) -> NDArray[np.float32]:
+    """s [in], geometric mean 1, from the largest |x| and |w| of every channel; dead channels count as small ones."""
+    top = [np.maximum(x, 1e-3 * float(x.max()) or 1.0) for x in (np.abs(inputs), weights)]
+    logs = exponent * np.log(top[0]) - (1 - exponent) * np.log(top[1])
+    found: NDArray[np.float32] = np.exp(logs - logs.mean()).astype(np.float32)
     return found
 
 
 class QuantisingBuilder(GraphBuilder):
-    """Writes every linear that has a range as a product of dequantised uint8 and int8."""
+    """Writes the linears named in `linears`, by what their inputs were seen to be, as products of integers."""
 
-    def __init__(self, name: str, *, ranges: Ranges) -> None:
+    # TensorRT for RTX 1.7 builds no plan for sliced ones beside int8; OpenVINO gains from them in bf16 only.
+    sliced_heads = False
+
+    def __init__(self, name: str, *, linears: Mapping[str, Seen], symmetric: bool) -> None:
         super().__init__(name)
-        self.ranges = ranges
+        self.linears = linears
+        self.symmetric = symmetric
 
     def linear(self, x: str, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
         """As `GraphBuilder.linear`; the bias stays float."""
-        if name in _FLOAT:
+        if name in FLOAT_LINEARS or name not in self.linears:
             return super().linear(x, name, weight, bias)
-        if name not in self.ranges:
-            raise ValueError(f"the linear {name} was not calibrated; there are {', '.join(self.ranges)}")
-        scale, zero = _activation_scale(*self.ranges[name])
-        names = [self.weight(f"{name}.input.scale", scale), self.weight(f"{name}.input.zero", zero)]
-        rounded = self.node("QuantizeLinear", [x, *names], f"{name}.input.rounded")
+        made = round_linear(weight, self.linears[name], symmetric=self.symmetric)
+        spread = self.node("Mul", [x, self.weight(f"{name}.input.spread", 1 / made.spread)], f"{name}.input.spread_out")
+        names = [self.weight(f"{name}.input.scale", made.scale), self.weight(f"{name}.input.zero", made.zero)]
+        rounded = self.node("QuantizeLinear", [spread, *names], f"{name}.input.rounded")
         taken = self.node("DequantizeLinear", [rounded, *names], f"{name}.input")
-        steps = _weight_scales(weight)
-        values = np.clip(np.rint(weight / steps), -127, 127).astype(np.int8)
-        names = [self.weight(f"{name}.weight", values), self.weight(f"{name}.weight.scale", steps)]
+        names = [self.weight(f"{name}.weight", made.values), self.weight(f"{name}.weight.scale", made.steps)]
         matrix = self.node("DequantizeLinear", names, f"{name}.weight.float", axis=1)
         product = self.node("MatMul", [taken, matrix], f"{name}.product")
-        return self.node("Add", [product, self.weight(f"{name}.bias", bias)], name)
-
-
-class _RangeBuilder(GraphBuilder):
-    """The float graph with each token's smallest and largest input of every linear as further outputs."""
-
-    def __init__(self, name: str, *, words: NDArray[np.int64]) -> None:
-        super().__init__(name)
-        self.words = words
-
-    def weight(self, name: str, values: NDArray[Any]) -> str:
-        return super().weight(name, values[self.words] if name == WORDS else values)
-
-    def linear(self, x: str, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
-        if name not in _FLOAT:
-            axis = self.weight("last_axis", np.array([-1], dtype=np.int64))
-            for op, end in (("ReduceMin", "lowest"), ("ReduceMax", "highest")):
-                found = self.node(op, [x, axis], f"{name}.{end}", keepdims=0)
-                dims = ["batch", f"{name}.tokens"]
-                self._outputs.append(helper.make_tensor_value_info(found, TensorProto.FLOAT, dims))
-        return super().linear(x, name, weight, bias)
+        return self.node("Add", [product, self.weight(f"{name}.bias", bias - made.shift)], name)
 
 
 def _activation_scale(low: float, high: float) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -127,6 +160,11 @@ def _activation_scale(low: float, high: float) -> tuple[NDArray[np.float32], NDA
     low, high = min(low, 0.0), max(high, 0.0)
     scale = np.float32((high - low) / 255 or 1.0)
     return np.array(scale), np.array(np.clip(np.rint(-low / scale), 0, 255), dtype=np.uint8)
+
+
+def _symmetric_scale(low: float, high: float) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
+    """The scale that spreads int8 from -127 to 127 over both ends; 0 is 0."""
+    return np.array(np.float32(max(-low, high, 0.0) / 127 or 1.0)), np.array(0, dtype=np.int8)
 
 
 def _weight_scales(weight: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -45,6 +45,23 @@ def test_split_cuts_the_last_axis() -> None:
     np.testing.assert_array_equal(right, TABLE[IDS][..., 2:])
 
 
+def test_split_cuts_the_axis_it_is_told() -> None:
+    g, rows = lookup()
+    g.split(rows, ["first", "others"], [1, 2], axis=1)
+    g.output("first", ("batch", 1, 6))
+    g.output("others", ("batch", 2, 6))
+    first, others = run(g)
+    np.testing.assert_array_equal(first, TABLE[IDS][:, :1])
+    np.testing.assert_array_equal(others, TABLE[IDS][:, 1:])
+
+
+def test_softmax_is_over_the_last_axis() -> None:
+    g, rows = lookup()
+    g.output(g.softmax(rows, "shares"), ("batch", "sequence", 6))
+    powers = np.exp(TABLE[IDS])
+    np.testing.assert_allclose(run(g)[0], powers / powers.sum(-1, keepdims=True), rtol=1e-5)
+
+
 def test_the_model_says_what_it_is() -> None:
     g, rows = lookup()
     g.output(rows, ("batch", "sequence", 6))

@@ -18,7 +18,7 @@ from torch import nn
 from atb_export.onnx.builder import GraphBuilder
 from atb_export.onnx.graph import graph_from_supernet, graph_hash
 from supernet.cost import flops
-from supernet.facts import ModelFacts
+from supernet.facts import ModelFacts, PoolerActivation
 from supernet.model import Supernet
 from supernet.space import LayerConfig, SubnetConfig
 
@@ -26,6 +26,7 @@ FACTS = ModelFacts(vocab_size=100, max_position_embeddings=24, num_labels=3)
 SHAPE = SubnetConfig.uniform(hidden_size=48, depth=4, heads=4, head_size=12, ffn_size=40, ffn_stack=3)
 # (rows, length): alone and together, one token, an odd length, the whole position table
 SIZES = ((1, 1), (1, 9), (4, 7), (3, 24))
+ACTIVATIONS: tuple[PoolerActivation, ...] = ("tanh", "relu", "gelu")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -122,6 +123,40 @@ def test_law_3_holds_for_the_largest_subnet_and_any_head(labels: int) -> None:
         for rows, length in SIZES:
             feeds = make_feeds(rows, length, types=types)
             assert_same(answers(session, feeds), dense_answers(model, feeds))
+
+
+class Transposed(GraphBuilder):
+    """As a builder for GPUs writes heads."""
+
+    sliced_heads = False
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_heads_by_transposition_answer_what_heads_by_slices_answer(seed: int) -> None:
+    model, subnet = make_supernet(seed), draw_subnet(seed, depth=3)
+    graphs = [graph_from_supernet(model, subnet, token_types=True, builder=x) for x in (GraphBuilder, Transposed)]
+    kinds = [{node.op_type for node in x.graph.node} for x in graphs]
+    assert "Concat" in kinds[0]
+    assert "Concat" not in kinds[1]
+    sliced, transposed = map(session_of, graphs)
+    for rows, length in SIZES:
+        feeds = make_feeds(rows, length, types=True, seed=seed)
+        assert_same(answers(transposed, feeds), answers(sliced, feeds))
+        assert_same(answers(transposed, feeds), dense_answers(model.slice(subnet), feeds))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_law_3_holds_for_every_poolers_activation(activation: PoolerActivation) -> None:
+    facts = dataclasses.replace(FACTS, pooler_activation=activation)
+    model = make_supernet(facts=facts)
+    graph = graph_from_supernet(model)
+    assert {"tanh": "Tanh", "relu": "Relu", "gelu": "Gelu"}[activation] in {x.op_type for x in graph.graph.node}
+    feeds = make_feeds(5, 11, types=False)
+    assert_same(answers(session_of(graph), feeds), dense_answers(model, feeds))
+    others = {
+        graph_hash(SHAPE, dataclasses.replace(FACTS, pooler_activation=x), token_types=False) for x in ACTIVATIONS
+    }
+    assert len(others) == len(ACTIVATIONS)
 
 
 @pytest.mark.parametrize("types", [False, True])

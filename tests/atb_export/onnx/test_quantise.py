@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import numpy_helper
 
 from atb_export.dense import DenseModel
-from atb_export.onnx.quantise import _activation_scale, _weight_scales, measure_ranges, quantised_graph
+from atb_export.onnx.calibration import Seen
+from atb_export.onnx.quantise import (
+    _activation_scale,
+    _symmetric_scale,
+    _weight_scales,
+    quantised_bytes,
+    quantised_graph,
+    round_linear,
+)
 from atb_export.verify import TOLERANCES, compare, engine_logits, exact_quantised_logits, reference_logits
 from runtime.engine import backend
 from runtime.target import EngineTarget, Shape
@@ -75,7 +83,7 @@ def test_engines_compute_their_own_graph_for_random_subnets(
         ("layer0.qkv.weight.scale", lambda x: 1.5 * x),
         ("layer1.output.weight.scale", lambda x: x[::-1]),
         ("layer0.intermediate.input.scale", lambda x: 0.5 * x),
-        ("layer2.qkv.input.zero", lambda x: 0 * x),
+        ("layer2.qkv.input.zero", lambda x: x + 100),
         ("layer1.attention_output.weight", np.abs),
     ],
 )
@@ -110,32 +118,6 @@ def test_a_batch_answers_what_its_rows_answer_alone(name: str, make_dense: Dense
     assert np.array_equal(together, answers(name, graph, probes, batch=len(probes)))
 
 
-def test_ranges_are_those_of_the_rows_one_by_one(make_dense: Dense, draw_subnet: Draw, probes: TokenizedTexts) -> None:
-    """Padding beside a longer row does not count, nor does any other row of the batch."""
-    model = make_dense(seed=2)
-    subnet = draw_subnet(model.net.shape, 5)
-    together = measure_ranges(model.net, subnet, probes, token_types=False)
-    alone = [
-        measure_ranges(model.net, subnet, TokenizedTexts(input_ids=(ids,)), token_types=False)
-        for ids in probes.input_ids
-    ]
-    assert len({round(x["layer0.output"][1], 3) for x in alone}) > 1
-    for name, found in together.items():
-        wanted = [min(x[name][0] for x in alone), max(x[name][1] for x in alone)]
-        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
-
-
-@torch.no_grad()
-def test_a_range_is_what_the_network_computes(make_dense: Dense, probes: TokenizedTexts) -> None:
-    model = make_dense(seed=2)
-    states = [model.net(**probes.batch([i]), hidden_states=True).hidden_states for i in range(len(probes))]
-    ranges = measure_ranges(model.net, model.net.shape, probes, token_types=False)
-    lows, highs = zip(*((float(x[2].min()), float(x[2].max())) for x in states), strict=True)
-    np.testing.assert_allclose(ranges["layer2.qkv"], [min(lows), max(highs)], rtol=1e-4)
-    firsts = torch.cat([x[3][:, 0] for x in states])  # the last layer computes the first token only
-    np.testing.assert_allclose(ranges["layer3.query"], [float(firsts.min()), float(firsts.max())], rtol=1e-4)
-
-
 def test_encoder_products_are_int8_and_the_head_is_not(make_dense: Dense, probes: TokenizedTexts) -> None:
     model = make_dense()
     graph = quantised(model, probes)
@@ -146,7 +128,8 @@ def test_encoder_products_are_int8_and_the_head_is_not(make_dense: Dense, probes
     stored = {x.name: numpy_helper.to_array(x) for x in graph.graph.initializer}
     assert {str(x.dtype) for name, x in stored.items() if name.endswith("output.weight")} == {"int8"}
     assert stored["layer0.qkv.weight"].dtype == np.int8
-    assert stored["layer0.qkv.input.zero"].dtype == np.uint8
+    assert stored["layer0.qkv.input.zero"].dtype == np.int8
+    assert kinds["Mul"] == 4 * depth + 1, "one for every spread input, and the mask"
     assert stored["pooler.weight"].dtype == stored["logits.weight"].dtype == np.float32
     assert np.abs(stored["layer0.qkv.weight"]).max(0).min() == 127, "every output uses its whole range"
 
@@ -155,21 +138,100 @@ def test_encoder_products_are_int8_and_the_head_is_not(make_dense: Dense, probes
 def test_token_types_are_calibrated_on(name: str, make_dense: Dense, probes: TokenizedTexts) -> None:
     model = make_dense(seed=4)
     pairs = replace(probes, token_type_ids=tuple([i % 2 for i in range(len(x))] for x in probes.input_ids))
-    assert measure_ranges(model.net, model.net.shape, pairs, token_types=True) != measure_ranges(
-        model.net, model.net.shape, probes, token_types=False
-    )
     graph = quantised(model, pairs).SerializeToString()
     wanted = exact_quantised_logits(graph, target(name), pairs)
     assert compare("m", name, answers(name, graph, pairs), wanted, precision="int8").passed
     assert compare("m", name, wanted, reference_logits(model.net, pairs), precision="rounding").passed
 
 
-def test_what_cannot_be_calibrated_on_is_told(make_dense: Dense) -> None:
+def test_linears_named_stay_in_float(make_dense: Dense, probes: TokenizedTexts) -> None:
     net = make_dense().net
-    with pytest.raises(ValueError, match="calibrated on real texts, and none are given"):
-        quantised_graph(net, net.shape, TokenizedTexts(input_ids=()), token_types=False)
-    with pytest.raises(ValueError, match="49 tokens, the position table 48"):
-        quantised_graph(net, net.shape, TokenizedTexts(input_ids=([5] * 49,)), token_types=False)
+    kept = frozenset({"layer1.output", "layer3.query"})
+    graph = quantised_graph(net, net.shape, probes, token_types=False, keep_float=kept)
+    stored = {x.name: numpy_helper.to_array(x).dtype for x in graph.graph.initializer}
+    floats = {x.removesuffix(".weight") for x in stored if x.endswith(".weight") and stored[x] == np.float32}
+    assert {x for x in floats if x.endswith(("qkv", "query", "output", "intermediate"))} == kept
+    with pytest.raises(ValueError, match=r"no linear layer9.qkv to keep in float; there are layer0.qkv, "):
+        quantised_graph(net, net.shape, probes, token_types=False, keep_float=frozenset({"layer9.qkv"}))
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_symmetric_activations_have_no_zero_point(name: str, make_dense: Dense, probes: TokenizedTexts) -> None:
+    model = make_dense(seed=3)
+    graph = quantised(model, probes)
+    stored = {x.name: numpy_helper.to_array(x) for x in graph.graph.initializer}
+    zeros = [x for name, x in stored.items() if name.endswith(".zero")]
+    assert len(zeros) == 16
+    assert all(x.dtype == np.int8 and x == 0 for x in zeros)
+    content = graph.SerializeToString()
+    wanted = exact_quantised_logits(content, target(name), probes)
+    assert compare("m", name, answers(name, content, probes), wanted, precision="int8").passed
+    assert compare("m", name, wanted, reference_logits(model.net, probes), precision="rounding").passed
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_activations_may_have_a_zero_point(name: str, make_dense: Dense, probes: TokenizedTexts) -> None:
+    net = make_dense(seed=3).net
+    graph = quantised_bytes(net, net.shape, probes, token_types=False, symmetric=False)
+    wanted = exact_quantised_logits(graph, target(name), probes)
+    assert compare("m", name, answers(name, graph, probes), wanted, precision="int8").passed
+    assert compare("m", name, wanted, reference_logits(net, probes), precision="rounding").passed
+
+
+def test_tensorrt_takes_it_as_well(make_dense: Dense, probes: TokenizedTexts, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    net = make_dense().net
+    graph = quantised_bytes(net, net.shape, probes, token_types=False)
+    place = EngineTarget(backend="tensorrt", device="sm_89", precision="auto", shape=Shape(batch=1, length=24))
+    assert backend("tensorrt").compile(graph, place, tmp_path / "plan").stat().st_size > 0
+
+
+def with_outlier(seed: int = 0) -> tuple[Any, Any]:
+    """A weight and its input: one channel is 40 times as large as the others, with weights 40 times smaller."""
+    rng = np.random.default_rng(seed)
+    weight = rng.normal(size=(32, 24)).astype(np.float32)
+    sample = rng.normal(size=(200, 32)).astype(np.float32)
+    sample[:, 5] *= 40
+    weight[5] /= 40
+    return weight, Seen(low=sample.min(0), high=sample.max(0), sample=sample)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_loud_channel_does_not_drown_the_others(symmetric: bool) -> None:
+    weight, seen = with_outlier()
+    made = round_linear(weight, seen, symmetric=symmetric)
+    product = rounded_product(seen.sample, made)
+    exact = seen.sample @ weight
+    scale = _symmetric_scale if symmetric else _activation_scale
+    plain = scale(float(seen.low.min()), float(seen.high.max()))
+    taken = (np.clip(np.rint(seen.sample / plain[0]) + int(plain[1]), -128, 255) - int(plain[1])) * plain[0]
+    assert np.square(product - exact).mean() < 0.1 * np.square(taken @ weight - exact).mean()
+
+
+def rounded_product(x: Any, made: Any) -> Any:
+    """By the definition of Q/DQ, in float64."""
+    limits = np.iinfo(made.zero.dtype)
+    ints = np.clip(np.rint(x.astype(np.float64) / made.spread / made.scale) + int(made.zero), limits.min, limits.max)
+    return ((ints - int(made.zero)) * made.scale) @ (made.values.astype(np.float64) * made.steps) - made.shift
+
+
+def test_the_bias_takes_the_mean_error_away() -> None:
+    weight, seen = with_outlier(1)
+    made = round_linear(weight, seen, symmetric=False)
+    error = rounded_product(seen.sample, made) - seen.sample.astype(np.float64) @ weight
+    assert np.abs(error.mean(0)).max() < 1e-5
+    assert np.abs(made.shift).max() > 1e-4
+
+
+def test_dead_channels_and_weights_have_finite_scales() -> None:
+    weight, seen = with_outlier(2)
+    still = seen.sample.copy()
+    still[:, :3] = 0
+    weight[3:6] = 0
+    for sample, w in ((still, weight), (0 * still, 0 * weight)):
+        made = round_linear(w, Seen(low=sample.min(0), high=sample.max(0), sample=sample), symmetric=False)
+        assert all(np.isfinite(x).all() for x in made)
+        assert (made.spread > 0).all()
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 3.0), (0.0, 2.0), (-5.0, 0.0), (0.0, 0.0), (-0.17, 24.0)])
