@@ -1,0 +1,1 @@
+"""`atb bench`: bundles, ONNX files and the frameworks people use, side by side in one interleaved run."""
