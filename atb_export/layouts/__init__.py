@@ -1,0 +1,1 @@
+"""Bundles as other servers and the Hugging Face hub want them: `atb layout`."""
