@@ -6,6 +6,8 @@ from typing import Any
 
 from runtime.manifest import Manifest
 
+_FOUND = ", found by measuring compiled engines and distilled from a teacher"
+
 
 def model_card(manifest: Manifest, *, task: str) -> str:
     """Markdown with a metadata header; only numbers that were measured appear."""
@@ -14,12 +16,12 @@ def model_card(manifest: Manifest, *, task: str) -> str:
         "---",
         "library_name: transformers",
         "pipeline_tag: text-classification",
-        "tags: [bert, distillation, onnx, openvino, atb-export]",
+        "tags: [bert, onnx, openvino, atb-export]",
         "---",
         "",
         f"# {_plain(manifest.name)}",
         "",
-        f"A tiny BERT for {_plain(task)}, found by measuring compiled engines and distilled from a teacher.",
+        f"A tiny BERT for {_plain(task)}{_FOUND if manifest.parents else ''}.",
         "",
         f"- Labels: {', '.join(_plain(label) for label in model.labels)}",
         f"- Longest text: {model.max_length} tokens; longer ones are cut",
@@ -27,6 +29,7 @@ def model_card(manifest: Manifest, *, task: str) -> str:
     lines += [f"- {text}" for text in _numbers(numbers)]
     lines += ["", "## Engines", "", "| target | effective precision | file |", "|---|---|---|"]
     lines += [f"| {x.target.label} | {x.effective_precision} | `{x.artifact}` |" for x in manifest.engines]
+    lines += _buckets(numbers.get("buckets"))
     lines += [
         "",
         "## Parity with the float64 reference",
@@ -56,10 +59,29 @@ def model_card(manifest: Manifest, *, task: str) -> str:
         "or, with torch, `import atb_export` and",
         '`transformers.AutoModelForSequenceClassification.from_pretrained("path/to/this/folder")`.',
         "",
-        "`atb verify path/to/this/folder` checks every file's hash and every engine's numbers.",
+        "`atb verify path/to/this/folder` checks every file's hash and every engine's numbers;",
+        "`atb export --rebuild path/to/this/folder` builds the engines for another machine.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _buckets(chosen: Any) -> list[str]:
+    """The lengths engines were built for, as they were chosen from the user's texts."""
+    if chosen is None:
+        return []
+    rows = zip(chosen["lengths"], chosen["shares"], chosen["cost_ms"], strict=True)
+    return [
+        "",
+        "## Lengths",
+        "",
+        f"Chosen from {chosen['texts']:,} texts: {chosen['expected_ms']:.3f} ms a text are expected, "
+        f"{chosen['single_ms']:.3f} ms with one engine of the longest.",
+        "",
+        "| tokens | of the texts | ms |",
+        "|---|---|---|",
+        *(f"| {length} | {share:.1%} | {cost:.3f} |" for length, share, cost in rows),
+    ]
 
 
 def _numbers(numbers: Any) -> list[str]:
@@ -80,6 +102,13 @@ def _numbers(numbers: Any) -> list[str]:
         found.append(f"Parameters: {numbers['parameters']:,}")
     if "shape" in numbers:
         found.append(f"Shape: `{numbers['shape']}`")
+    if "vocabulary" in numbers:
+        kept = numbers["vocabulary"]
+        found.append(f"Vocabulary: {kept['kept']:,} of {kept['of']:,} entries, those the given texts use")
+    if numbers.get("int8_words"):
+        found.append("Word table: 8 bits a number in the ONNX files")
+    if kept_float := numbers.get("keep_float"):
+        found.append(f"Left in float by int8: {', '.join(_plain(name) for name in kept_float)}")
     return found
 
 

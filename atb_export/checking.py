@@ -8,8 +8,12 @@ import onnx
 
 from atb_export.dense import DenseModel
 from atb_export.errors import VerificationError
-from atb_export.packing import INT8_MODEL, verify_dense, verify_onnx, verify_rounding, wanted_logits
-from atb_export.verify import Parity, compare, engine_logits, probe_texts
+from atb_export.graphs import GRAPH_FILES, graph_kind
+from atb_export.locate import first_departure
+from atb_export.onnx.external import strangeness
+from atb_export.packing import source_of
+from atb_export.parity import Verifier
+from atb_export.verify import Parity
 from runtime.engine import backend
 from runtime.manifest import Bundle, EngineEntry
 from runtime.onnx_file import sha256_of
@@ -18,44 +22,67 @@ from supernet.batches import TokenizedTexts
 
 def takes_pairs(bundle: Bundle) -> bool:
     """Whether the bundle's ONNX model has the input for a second text."""
-    model = onnx.load(bundle.folder / "model.onnx", load_external_data=False)
+    model = onnx.load(bundle.folder / GRAPH_FILES["f32"], load_external_data=False)
     return any(x.name == "token_type_ids" for x in model.graph.input)
 
 
+def refuse_strange_graphs(bundle: Bundle) -> None:
+    """Raises `VerificationError` for ONNX files with weights outside the bundle or operators outside the standard."""
+    missing = {source_of(bundle.folder, x.target).name for x in bundle.manifest.engines} - set(bundle.manifest.files)
+    found = [f"{name}, which engines are built from, is not in it" for name in sorted(missing)]
+    for name in bundle.manifest.files:
+        if name.endswith(".onnx"):
+            found += strangeness(bundle.folder / name)
+    if found:
+        raise VerificationError(f"the bundle {bundle.folder} holds ONNX files that are not run: {'; '.join(found)}")
+
+
 def verify_bundle(bundle: Bundle, model: DenseModel, texts: TokenizedTexts) -> list[Parity]:
-    """The `transformers` folder, the ONNX file and every engine against the float64 network inside the bundle;
+    """The `transformers` folder, the ONNX files and every engine against the float64 network inside the bundle;
     int8 engines against its int8 graph, and that against the network.
 
     Engines that cannot run here are skipped with the reason, after what can be checked without running them.
     """
-    name = bundle.manifest.name
-    rows = verify_dense(model, bundle.folder, texts, name=name)
-    rows += verify_onnx(model, bundle.folder / "model.onnx", texts, name=name)
-    if INT8_MODEL in bundle.manifest.files:
-        rows += verify_rounding(model, bundle.folder / INT8_MODEL, texts, name=name)
-    return rows + [_verify_engine(bundle, entry, model, texts) for entry in bundle.manifest.engines]
+    refuse_strange_graphs(bundle)
+    check = Verifier(model, texts, name=bundle.manifest.name)
+    rows = check.dense(bundle.folder)
+    for kind, name in GRAPH_FILES.items():
+        if name in bundle.manifest.files:
+            rows += check.graph(bundle.folder / name, kind)
+    for entry in bundle.manifest.engines:
+        rows += _verify_engine(check, bundle, entry)
+    groups = {(x.target.backend, x.target.device, x.target.precision): x.target for x in bundle.manifest.engines}
+    return rows + [check.stress(target) for target in groups.values()]
 
 
-def _verify_engine(bundle: Bundle, entry: EngineEntry, model: DenseModel, texts: TokenizedTexts) -> Parity:
-    name, target = bundle.manifest.name, entry.target
+def departure_of(bundle: Bundle, model: DenseModel, texts: TokenizedTexts, stage: str) -> str | None:
+    """Where the engine or the graph behind a failed comparison begins to depart, if it can be told."""
+    for entry in bundle.manifest.engines:
+        if stage.split(" (", maxsplit=1)[0] == entry.target.label:
+            onnx = source_of(bundle.folder, entry.target)
+            return first_departure(model, entry.target, texts, onnx=onnx, precision=entry.effective_precision)
+    for kind, name in GRAPH_FILES.items():
+        if kind in ("f32", "f16", "bf16") and stage.startswith("onnx (" if kind == "f32" else f"onnx {kind} "):
+            return first_departure(model, None, texts, onnx=bundle.folder / name, precision=kind)
+    return None
+
+
+def _verify_engine(check: Verifier, bundle: Bundle, entry: EngineEntry) -> list[Parity]:
+    target, source = entry.target, source_of(bundle.folder, entry.target)
     maker = backend(target.backend)
     if target.backend == "tensorrt":
         _check_plan_source(bundle, entry)
     if (reason := maker.can_run()) is not None:
-        return Parity(model=name, stage=target.label, skipped=reason)
-    probes = probe_texts(texts, length=target.shape.length, count=len(texts))
+        return [Parity(model=check.name, stage=target.label, skipped=reason)]
     with maker.load(bundle.artifact(entry), target) as engine:
-        return compare(
-            name,
-            target.label,
-            engine_logits(engine, probes),
-            wanted_logits(model, bundle.folder, target, probes),
-            precision=engine.effective_precision,
-        )
+        return check.engine(engine, source)
 
 
 def _check_plan_source(bundle: Bundle, entry: EngineEntry) -> None:
     """A plan that cannot run here can still be shown to be built from this bundle's ONNX model."""
     record = json.loads(bundle.artifact(entry).with_name("plan.json").read_text())
-    if record["onnx_sha256"] != sha256_of(bundle.folder / "model.onnx"):
-        raise VerificationError(f"the plan {entry.artifact} was built from another ONNX model than the bundle's")
+    if record["onnx_sha256"] != sha256_of(source_of(bundle.folder, entry.target)):
+        raise VerificationError(
+            f"the plan {entry.artifact} was built from another ONNX model than the bundle's "
+            f"{GRAPH_FILES[graph_kind(entry.target)]}: build it again with atb export --rebuild"
+        )

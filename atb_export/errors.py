@@ -4,6 +4,8 @@ AtbError
 ├── WorkspaceError     a run's folder cannot be used as asked
 ├── VerificationError  an engine, file or number is not what it should be
 ├── ExportError        a model that cannot be exported
+├── LayoutError        a bundle that cannot be laid out as asked (atb_export.layouts.writing)
+├── BenchError         what a benchmark cannot time (atb_export.bench.errors)
 └── ClusterError       no Ray, no cluster, or none that can do the jobs (atb_export.executors.ray_cluster)
 """
 

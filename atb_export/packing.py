@@ -1,44 +1,38 @@
-"""Exports a dense model: ONNX, verified engines, and the bundle that names every file by its hash."""
+"""Exports a dense model: ONNX, verified engines, and the bundle that names every file by its hash.
+
+OpenVINO and ONNX Runtime read the bundle's ONNX files themselves, so that their engines of all shapes, threads and
+float precisions need no file of their own; a TensorRT plan is built for each group of targets and has a folder.
+"""
 
 from __future__ import annotations
 
-import os
+import math
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForSequenceClassification
-
 from atb_export.card import model_card
-from atb_export.dense import DenseModel, save_dense
+from atb_export.dense import DenseModel, load_dense, save_dense
 from atb_export.errors import AtbError
-from atb_export.onnx.graph import graph_bytes
-from atb_export.onnx.quantise import quantised_bytes
-from atb_export.verify import (
-    Logits,
-    Parity,
-    compare,
-    engine_logits,
-    exact_quantised_logits,
-    probe_texts,
-    reference_logits,
-    refuse,
-)
+from atb_export.graphs import GRAPH_FILES, GraphKind, graph_for, graph_kind
+from atb_export.locate import first_departure
+from atb_export.onnx.external import WeightFiles
+from atb_export.parity import Verifier
+from atb_export.verify import Parity, refuse
 from runtime.engine import backend
-from runtime.manifest import EngineEntry, Manifest, ModelFacts, write_manifest
-from runtime.target import EngineTarget, Shape
+from runtime.errors import BackendUnavailable
+from runtime.manifest import Bundle, EngineEntry, Manifest, ModelFacts, write_manifest
+from runtime.target import EngineTarget
 from supernet.batches import TokenizedTexts
 
-# Backends whose artifact serves every shape, float precision and thread count, and the folder of the bundle it is in:
-# the weights are stored once for all of a bundle's targets. ONNX Runtime's is the bundle's own model.onnx.
-SHARED_ARTIFACTS = {"onnxruntime": "", "openvino": "openvino"}
-# The same for int8, which has a graph of its own.
-INT8_ARTIFACTS = {"onnxruntime": "int8", "openvino": "openvino-int8"}
-INT8_MODEL = "int8/model.onnx"
+_WEIGHTS = "model.safetensors"
+_CARD = "README.md"
+_READ_ONNX = ("onnxruntime", "openvino")  # backends whose artifact is an ONNX file of the bundle
 
 Say = Callable[[str], None]
 
@@ -64,9 +58,9 @@ class Origin:
     numbers: Mapping[str, Any] = field(default_factory=dict)
 
 
-def onnx_bytes(model: DenseModel, *, pairs: bool) -> bytes:
-    """The lean graph of the whole dense network."""
-    return graph_bytes(model.net, token_types=pairs)
+def source_of(folder: Path, target: EngineTarget) -> Path:
+    """The ONNX of a bundle that the target's engine is built from."""
+    return folder / GRAPH_FILES[graph_kind(target)]
 
 
 def pack(
@@ -77,135 +71,194 @@ def pack(
     texts: TokenizedTexts,
     origin: Origin,
     calibration: TokenizedTexts | None = None,
+    keep_float: frozenset[str] = frozenset(),
+    int8_words: bool = False,
+    before: Sequence[Parity] = (),
     say: Say = lambda _: None,
 ) -> Packed:
     """Builds, verifies and writes the bundle into `folder`, which appears whole or not at all.
 
-    `texts` are real sentences to verify on, `calibration` those that int8 targets take their ranges from. Raises
-    `VerificationError` where any form computes something else, `BackendUnavailable` where a target's package is
-    missing, `AtbError` where int8 has nothing to be calibrated on; then nothing is written.
+    `texts` are real sentences to verify on, `calibration` those that int8 targets take their ranges from; targets that
+    differ in length only are the buckets of one engine. `before` are comparisons of what was done to the model, kept
+    with the others. Raises `VerificationError` where any form computes something else, `BackendUnavailable` where a
+    target's package is missing, `AtbError` where int8 has nothing to be calibrated on; then nothing is written.
     """
     if calibration is None and (asked := [x.label for x in targets if x.precision == "int8"]):
         raise AtbError(f"{asked[0]} needs real texts to calibrate int8 on, and none are given")
+    with _replacing(folder) as aside:
+        say("weights and tokenizer")
+        save_dense(model, aside)
+        check = Verifier(model, texts, name=origin.name)
+        rows = [*before, *check.dense(aside)]
+        refuse(rows)
+        weights = WeightFiles(aside)
+        weights.add_safetensors(_WEIGHTS)
+        made = partial(
+            graph_for,
+            model.net,
+            None,
+            token_types=check.pairs,
+            calibration=calibration,
+            keep_float=keep_float,
+            int8_words=int8_words,
+        )
+        for kind, target in _kinds(targets).items():
+            say(f"graph {GRAPH_FILES[kind]}")
+            onnx = made(target)
+            rows += _verified_graph(check, weights.write(onnx, GRAPH_FILES[kind], scales=_scales(model)), kind)
+        engines, found = _engines(check, aside, targets, say)
+        manifest = Manifest(
+            name=origin.name,
+            model=ModelFacts(
+                task="regression" if len(model.labels) == 1 else "classification",
+                labels=model.labels,
+                max_length=origin.max_length,
+                subnet=origin.subnet if origin.subnet is not None else model.net.shape.to_json(),
+            ),
+            engines=engines,
+            parents=dict(origin.parents),
+            numbers={**origin.numbers, "task": origin.task, "parity": [row.to_json() for row in (*rows, *found)]},
+        )
+        say("hashes and model card")
+        packed = _finished(aside, manifest, [*rows, *found])
+    return replace(packed, folder=folder)
+
+
+def rebuild(
+    bundle: Bundle, targets: Sequence[EngineTarget], *, texts: TokenizedTexts, say: Say = lambda _: None
+) -> Packed:
+    """Builds the engines of a bundle anew for this machine, from the ONNX inside, and verifies all of it again.
+
+    `targets` are the engines it has afterwards; a graph they need that is not inside is written from the weights.
+    Raises as `pack` does; then the bundle is as it was.
+    """
+    manifest, folder = bundle.manifest, bundle.folder
+    plans = {Path(x.artifact).parent.as_posix() for x in manifest.engines if x.target.backend not in _READ_ONNX}
+    kept = [name for name in manifest.files if name != _CARD and Path(name).parent.as_posix() not in plans]
+    model = load_dense(folder)
+    with _replacing(folder) as aside:
+        say("files of the bundle")
+        for name in kept:
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, aside / name)
+        check = Verifier(model, texts, name=manifest.name)
+        rows = check.dense(aside)
+        refuse(rows)
+        weights = WeightFiles(aside)
+        weights.add_safetensors(_WEIGHTS)
+        for kind in GRAPH_FILES:
+            if (aside / GRAPH_FILES[kind]).is_file():
+                weights.add_onnx(GRAPH_FILES[kind])
+        for kind, target in _kinds(targets).items():
+            path = aside / GRAPH_FILES[kind]
+            if not path.is_file():
+                say(f"graph {path.name}")
+                int8_words = bool(manifest.numbers.get("int8_words"))
+                onnx = graph_for(model.net, None, target, token_types=check.pairs, int8_words=int8_words)
+                weights.write(onnx, path.name, scales=_scales(model))
+            rows += _verified_graph(check, path, kind)
+        engines, found = _engines(check, aside, targets, say)
+        numbers = {**manifest.numbers, "parity": [row.to_json() for row in (*rows, *found)]}
+        packed = _finished(aside, replace(manifest, engines=engines, numbers=numbers, files={}), [*rows, *found])
+    return replace(packed, folder=folder)
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A folder beside it that takes its place at the end, or vanishes."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        packed = _write(model, aside, targets, texts=texts, origin=origin, calibration=calibration, say=say)
-        os.chmod(aside, 0o755)  # noqa: S103 - a bundle is for whoever may read its parent
+        yield aside
+        for path in (aside, *aside.rglob("*")):  # a bundle is for whoever may read its parent
+            path.chmod(0o755 if path.is_dir() else 0o644)
         if folder.exists():
             shutil.rmtree(folder)
         aside.replace(folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    return replace(packed, folder=folder)
 
 
-def _write(
-    model: DenseModel,
-    folder: Path,
-    targets: Sequence[EngineTarget],
-    *,
-    texts: TokenizedTexts,
-    origin: Origin,
-    calibration: TokenizedTexts | None,
-    say: Say,
-) -> Packed:
-    pairs = texts.token_type_ids is not None
-    save_dense(model, folder)
-    path = folder / "model.onnx"
-    path.write_bytes(onnx_bytes(model, pairs=pairs))
-    rows = verify_dense(model, folder, texts, name=origin.name)
-    rows += verify_onnx(model, path, texts, name=origin.name)
-    if calibration is not None and any(x.precision == "int8" for x in targets):
-        rounded = folder / INT8_MODEL
-        rounded.parent.mkdir()
-        rounded.write_bytes(quantised_bytes(model.net, model.net.shape, calibration, token_types=pairs))
-        rows += verify_rounding(model, rounded, texts, name=origin.name)
-    refuse(rows)
-    engines = []
+def _kinds(targets: Sequence[EngineTarget]) -> dict[GraphKind, EngineTarget]:
+    """The graphs a bundle has, each with a target that needs it; the f32 graph is always there."""
+    found: dict[GraphKind, EngineTarget] = {"f32": replace(targets[0], backend="onnxruntime", precision="f32")}
     for target in targets:
-        say(f"{origin.name}: {target.label}")
-        engine, found = build_engine(model, source_of(folder, target), target, folder, texts, name=origin.name)
-        rows += found
-        refuse(found)
-        engines.append(engine)
-    manifest = Manifest(
-        name=origin.name,
-        model=ModelFacts(
-            task="regression" if len(model.labels) == 1 else "classification",
-            labels=model.labels,
-            max_length=origin.max_length,
-            subnet=origin.subnet if origin.subnet is not None else model.net.shape.to_json(),
-        ),
-        engines=tuple(engines),
-        parents=dict(origin.parents),
-        numbers={**origin.numbers, "parity": [row.to_json() for row in rows]},
-    )
-    (folder / "README.md").write_text(model_card(manifest, task=origin.task), encoding="utf-8")
-    written = write_manifest(folder, manifest)
-    return Packed(folder=folder, bundle_bytes=sum(entry.bytes for entry in written.files.values()), parity=tuple(rows))
-
-
-@torch.no_grad()
-def verify_dense(model: DenseModel, folder: Path, texts: TokenizedTexts, *, name: str) -> list[Parity]:
-    """The `transformers` folder, loaded as a user would, alone and in one padded batch."""
-    wanted = reference_logits(model.net, texts)
-    loaded = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
-    logits = loaded(**texts.batch(range(len(texts)))).logits.numpy()
-    return [compare(name, f"dense ({type(loaded).__name__}, padded batch)", logits, wanted, precision="f32")]
-
-
-def verify_onnx(model: DenseModel, path: Path, texts: TokenizedTexts, *, name: str) -> list[Parity]:
-    """The ONNX file under ONNX Runtime: rows alone at their own length, and one padded batch."""
-    runtime = backend("onnxruntime")
-    if (reason := runtime.can_run()) is not None:
-        return [Parity(model=name, stage="onnx", skipped=reason)]
-    wanted = reference_logits(model.net, texts)
-    longest = max(map(len, texts.input_ids))
-    found = []
-    for label, shape in (("onnx (batch 1)", Shape(batch=1, length=longest)),
-                         ("onnx (padded batch)", Shape(batch=len(texts), length=longest))):  # fmt: skip
-        with runtime.open(path, EngineTarget(backend="onnxruntime", precision="f32", shape=shape)) as engine:
-            logits = engine_logits(engine, texts)
-            found.append(compare(name, label, logits, wanted, precision=engine.effective_precision))
+        found.setdefault(graph_kind(target), target)
     return found
 
 
-def verify_rounding(model: DenseModel, path: Path, texts: TokenizedTexts, *, name: str) -> list[Parity]:
-    """The int8 graph, computed as it is written, against the float network: what rounding costs in logits."""
-    shape = Shape(batch=1, length=max(map(len, texts.input_ids)))
-    got = exact_quantised_logits(path, EngineTarget(backend="onnxruntime", precision="int8", shape=shape), texts)
-    return [compare(name, "onnx int8 (rounding)", got, reference_logits(model.net, texts), precision="rounding")]
+def _scales(model: DenseModel) -> tuple[float, ...]:
+    """What queries are multiplied with in the graph: 1/sqrt(head size)."""
+    return tuple(sorted({1 / math.sqrt(layer.head_size) for layer in model.net.shape.layers}))
 
 
-def source_of(folder: Path, target: EngineTarget) -> Path:
-    """The ONNX of a bundle that the target's engine is built from."""
-    return folder / (INT8_MODEL if target.precision == "int8" else "model.onnx")
+def _verified_graph(check: Verifier, path: Path, kind: GraphKind) -> list[Parity]:
+    found = check.graph(path, kind)
+    refuse(found, lambda: first_departure(check.model, None, check.texts, onnx=path, precision=kind))
+    return found
 
 
-def wanted_logits(model: DenseModel, folder: Path, target: EngineTarget, texts: TokenizedTexts) -> Logits:
-    """What the target's engine must answer: the network's logits, in int8 those of the bundle's int8 graph."""
-    if target.precision == "int8":
-        return exact_quantised_logits(source_of(folder, target), target, texts)
-    return reference_logits(model.net, texts)
+def _engines(
+    check: Verifier, folder: Path, targets: Sequence[EngineTarget], say: Say
+) -> tuple[tuple[EngineEntry, ...], list[Parity]]:
+    """Every target's engine, compiled where it needs a file of its own, loaded back and compared; those that cannot
+    run here are skipped. Each backend and precision is put to the stress test once."""
+    groups: dict[str, list[EngineTarget]] = {}
+    for target in targets:
+        groups.setdefault(target.group, []).append(target)
+    entries: dict[str, EngineEntry] = {}
+    rows: list[Parity] = []
+    stressed = set()
+    for name, group in groups.items():
+        say(f"engine {name}" + (f", lengths {_lengths(group)}" if len(group) > 1 else ""))
+        artifact = _artifact(folder, group)
+        for target in group:
+            entry, found = _verified_engine(check, folder, artifact, target)
+            entries[target.label] = entry
+            rows += found
+        kind = (group[0].backend, group[0].device, group[0].precision)
+        if kind not in stressed:
+            stressed.add(kind)
+            rows.append(check.stress(min(group, key=lambda x: x.shape)))
+            refuse(rows[-1:])
+    return tuple(entries[target.label] for target in targets), rows
 
 
-def build_engine(
-    model: DenseModel, onnx: Path, target: EngineTarget, folder: Path, texts: TokenizedTexts, *, name: str
+def _artifact(folder: Path, group: Sequence[EngineTarget]) -> Path:
+    """The file that serves all shapes of a group."""
+    longest = max(group, key=lambda target: target.shape)
+    maker, onnx = backend(longest.backend), source_of(folder, longest)
+    if (reason := maker.unavailable()) is not None:
+        raise BackendUnavailable(reason)
+    if longest.backend in _READ_ONNX:
+        return onnx
+    return maker.compile(onnx, longest, folder / longest.group, tuple(sorted(target.shape for target in group)))
+
+
+def _verified_engine(
+    check: Verifier, folder: Path, artifact: Path, target: EngineTarget
 ) -> tuple[EngineEntry, list[Parity]]:
-    """Compiles one target into `folder`, loads it back and compares; engines that cannot run here are skipped."""
-    maker = backend(target.backend)
-    shared = INT8_ARTIFACTS if target.precision == "int8" else SHARED_ARTIFACTS
-    out = folder / shared.get(target.backend, target.label)
-    artifact = maker.compile(onnx, target, out)
-    entry = EngineEntry(
-        target=target, artifact=artifact.relative_to(folder).as_posix(), effective_precision=target.precision
-    )
+    maker, onnx = backend(target.backend), source_of(folder, target)
+    relative = artifact.relative_to(folder).as_posix()
+    entry = EngineEntry(target=target, artifact=relative, effective_precision=target.precision)
     if (reason := maker.can_run()) is not None:
-        return entry, [Parity(model=name, stage=target.label, skipped=reason)]
-    probes = probe_texts(texts, length=target.shape.length, count=len(texts))
-    wanted = wanted_logits(model, folder, target, probes)
+        return entry, [Parity(model=check.name, stage=target.label, skipped=reason)]
     with maker.load(artifact, target) as engine:
-        found = compare(name, target.label, engine_logits(engine, probes), wanted, precision=engine.effective_precision)
-        return replace(entry, effective_precision=engine.effective_precision), [found]
+        found = check.engine(engine, onnx)
+        precision = engine.effective_precision
+    refuse(found, lambda: first_departure(check.model, target, check.texts, onnx=onnx, precision=precision))
+    return replace(entry, effective_precision=precision), found
+
+
+def _finished(folder: Path, manifest: Manifest, rows: Sequence[Parity]) -> Packed:
+    """Writes the card and the manifest, the last of all files."""
+    task = str(manifest.numbers.get("task", manifest.model.task))
+    (folder / _CARD).write_text(model_card(manifest, task=task), encoding="utf-8")
+    written = write_manifest(folder, manifest)
+    size = sum(entry.bytes for entry in written.files.values())
+    return Packed(folder=folder, bundle_bytes=size, parity=tuple(rows))
+
+
+def _lengths(targets: Sequence[EngineTarget]) -> str:
+    return ", ".join(str(target.shape.length) for target in targets)

@@ -1,8 +1,13 @@
-"""Sentences every export is verified on when the user gives none: several lengths, scripts and oddities."""
+"""Texts an export is verified on: the user's, ours of several lengths, scripts and oddities, and adversarial ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import cycle, islice
+
+from atb_export.verify import probe_texts
+from supernet.batches import TokenizedTexts
 
 _SENTENCES = (
     "",
@@ -24,3 +29,30 @@ _SENTENCES = (
 def probe_sentences(given: Sequence[str]) -> tuple[str, ...]:
     """The user's sentences and ours."""
     return (*given, *_SENTENCES)
+
+
+def adversarial(texts: TokenizedTexts, *, length: int) -> TokenizedTexts:
+    """Rows of one token, two, one less than `length`, and exactly `length`: what an engine of that length must bear.
+
+    They are cut from an endless repetition of the longest text.
+    """
+    source = max(range(len(texts)), key=lambda i: len(texts.input_ids[i]))
+    counts = sorted({1, min(2, length), max(1, length - 1), length})
+
+    def rows(values: Sequence[int]) -> tuple[list[int], ...]:
+        return tuple(list(islice(cycle(values), n)) for n in counts)
+
+    types = texts.token_type_ids
+    return replace(
+        texts,
+        input_ids=rows(texts.input_ids[source]),
+        token_type_ids=None if types is None else rows(types[source]),
+    )
+
+
+def engine_probes(texts: TokenizedTexts, *, length: int) -> TokenizedTexts:
+    """All texts, cut to `length`, and the adversarial ones, short and long by turns so that every batch mixes them."""
+    found = probe_texts(texts, length=length, count=len(texts)) + adversarial(texts, length=length)
+    order = sorted(range(len(found)), key=lambda i: len(found.input_ids[i]))
+    mixed = [order.pop(0 if i % 2 else -1) for i in range(len(order))]
+    return found.take(mixed)

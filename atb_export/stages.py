@@ -34,12 +34,13 @@ from supernet.batches import BatchOrder, TokenizedTexts
 from supernet.checkpoint import load_supernet, save_supernet
 from supernet.cost import flops, parameters
 from supernet.distillation import Lessons, distill, predict, train_supernet
+from supernet.families import shape_of
 from supernet.importance import measure_importance, reorder
 from supernet.losses import LossWeights
 from supernet.metrics import score
 from supernet.model import Supernet
 from supernet.space import SearchSpace, SubnetConfig
-from supernet.teacher import Teacher, fine_tune, load_teacher, save_teacher, shape_of, supernet_from_bert
+from supernet.teacher import Teacher, fine_tune, load_teacher, save_teacher, supernet_from_bert
 from supernet.training import TrainPlan
 
 
@@ -301,11 +302,15 @@ class Run:
     def dense(self, stage: Stage) -> DenseModel:
         """The dense model a student stage made."""
         net = load_supernet(stage.folder / "dense.safetensors")
-        return DenseModel(net=net, tokenizer=self.teacher.tokenizer, labels=self.teacher.labels)
+        return self._dense(net)
 
     def teacher_dense(self) -> DenseModel:
         """The teacher itself, exported by the same way as its students."""
-        return DenseModel(net=self.ordered, tokenizer=self.teacher.tokenizer, labels=self.teacher.labels)
+        return self._dense(self.ordered)
+
+    def _dense(self, net: Supernet) -> DenseModel:
+        teacher = self.teacher
+        return DenseModel(net=net, tokenizer=teacher.tokenizer, labels=teacher.labels, family=teacher.family)
 
     def bundle_stage(
         self, name: str, model: DenseModel, parent: Stage, subnet: SubnetConfig, design: Design | None = None

@@ -22,9 +22,10 @@ COMMANDS = {
     "compare": "atb_export.cli.recipe_commands",
     "space": "atb_export.cli.space_command",
     "store": "atb_export.cli.store_commands",
-    "export": "atb_export.cli.bundle_commands",
-    "bench": "atb_export.cli.bundle_commands",
-    "verify": "atb_export.cli.bundle_commands",
+    "export": "atb_export.cli.export_command",
+    "bench": "atb_export.cli.bench_command",
+    "verify": "atb_export.cli.export_command",
+    "layout": "atb_export.cli.layout_command",
     "doctor": "atb_export.cli.doctor",
 }
 HELP = {
@@ -36,8 +37,9 @@ HELP = {
     "space": "Show a search space: its size, its choices, its ends and samples.",
     "store": "List, export, merge and tidy what searches have measured.",
     "export": "Export a dense model to verified engines in a bundle.",
-    "bench": "Measure the engines of bundles side by side.",
+    "bench": "Measure bundles, ONNX files and PyTorch models side by side.",
     "verify": "Check a bundle's hashes and what its engines compute.",
+    "layout": "Lay a bundle out for Triton, OpenVINO Model Server or the Hugging Face hub.",
     "doctor": "Show what is installed, which engines work here, and how to get what is missing.",
 }
 

@@ -190,6 +190,9 @@ def slice_dense(recipe: Recipe, design: Design, out: Path, *, store: Path) -> No
                 f"the supernet in {recipe.output} is not the one that the accuracy of {design.key} is of, or {store} "
                 "is not the store of its search. Search again, or name its store by --store"
             )
-        model = DenseModel(net=supernet.slice(subnet), tokenizer=run.teacher.tokenizer, labels=run.teacher.labels)
+        teacher = run.teacher
+        model = DenseModel(
+            net=supernet.slice(subnet), tokenizer=teacher.tokenizer, labels=teacher.labels, family=teacher.family
+        )
         with appearing(out) as aside:
             save_dense(model, aside)

@@ -81,21 +81,25 @@ def measured(
         texts=texts,
         labels=torch.zeros(len(texts), dtype=torch.long),
         calibration=texts,
-        plan=replace(SEARCH_PLAN, windows=10, max_repeats=10),
+        plan=replace(SEARCH_PLAN, windows=10, window_ms=15.0, max_repeats=10),
     )
     executor = LocalExecutor(inputs)
     found: list[dict[str, dict[SubnetConfig, float]]] = []
+    scale_ms: dict[str, float] = {}
     eager: dict[SubnetConfig, float] = {}
     for number in range(passes):
         with Store.open(folder / f"{space}-{number + 1}.sqlite") as store:
             evaluations = {x: _evaluation(executor, store, x, length) for x in precisions}
             ms: dict[str, dict[SubnetConfig, float]] = {x: {} for x in precisions}
+            # Passes are compared by their ratios to the reference; ms are those of the first pass's calm reference.
+            calm = {x: evaluation.references[0].ms for x, evaluation in evaluations.items()}
+            scale_ms = scale_ms or calm
             for subnet in tqdm(subnets, desc=f"{space}, pass {number + 1} of {passes}"):
                 for precision, evaluation in evaluations.items():
                     proposal = Proposal(design=Design(subnet=subnet, precisions=(precision,)))
                     (candidate,) = evaluation([proposal], ())
                     if candidate.is_measured:
-                        ms[precision][subnet] = candidate.ms[0]
+                        ms[precision][subnet] = candidate.ms[0] * scale_ms[precision] / calm[precision]
                     else:
                         print(f"left out {subnet}: {candidate.reason}", file=sys.stderr)
                 if number == 0:

@@ -3,6 +3,7 @@
     .venv/bin/python benchmarks/search/search_quality.py            about 45 minutes on 2 quiet cores, once trained
     .venv/bin/python benchmarks/search/search_quality.py --quick    one seed, short searches; 5 minutes, once trained
     .venv/bin/python benchmarks/search/search_quality.py --single   subnets only, all in the backend's own precision
+    .venv/bin/python benchmarks/search/search_quality.py --resume   keeps the searches a killed one finished
 
 Contestants: ours (NSGA-II on measured engines, sifted by models); random search on measured engines; AutoTinyBERT's
 evolver with a predictor of eager timings; our own evolution with FLOPs for its latency; plain layer cuts. Each gets the
@@ -15,6 +16,7 @@ measured candidates dominate. The best subnet of each within the limit is then d
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
@@ -40,7 +42,7 @@ from atb_export.stages import Run
 from atb_export.ui import Ui, quiet_libraries
 from atb_export.verify import engine_logits
 from atb_export.work import engine_graph
-from atb_export.workspace import Workspace
+from atb_export.workspace import Workspace, write_json
 from runtime.engine import usable_cpus
 from runtime.environment import environment, runtime_version
 from search.candidate import Candidate
@@ -256,22 +258,33 @@ def make_arena(run: Run, seconds: float, folder: Path, *, single: bool) -> Arena
     )
 
 
-def compete(arena: Arena, seeds: Sequence[int], folder: Path) -> tuple[dict[Key, float], dict[Key, Candidate | None]]:
-    """Hypervolume and best candidate of every method and seed; the methods take turns, seed by seed."""
+def compete(
+    arena: Arena, seeds: Sequence[int], folder: Path, kept: Path
+) -> tuple[dict[Key, float], dict[Key, Candidate | None]]:
+    """Hypervolume and best candidate of every method and seed; the methods take turns, seed by seed.
+
+    What is done is in `kept` at once, and what is there already is not done again.
+    """
     volumes: dict[Key, float] = {}
     best: dict[Key, Candidate | None] = {}
     chance = 1 / len(arena.run.teacher.labels)
     rows = []
+    done: dict[str, Any] = json.loads(kept.read_text()) if kept.is_file() else {}
     for seed in seeds:
         for method in METHODS:
-            found, key = arena.contest(method, seed, folder), (method, seed)
-            volumes[key] = hypervolume(found, accuracy=chance, latency_ms=arena.limit_ms) / arena.limit_ms
-            pick = None
-            with suppress(NothingFits):
-                pick = most_accurate(found, arena.goals)
-            best[key] = pick
-            numbers = ["-", "-", "-"] if pick is None else [pick.accuracy, pick.ms[0], str(pick.design)]
-            rows.append([f"{seed} {method}", sum(x.is_measured for x in found), volumes[key], *numbers])
+            name, key = f"{seed} {method}", (method, seed)
+            if name not in done:
+                found = arena.contest(method, seed, folder)
+                volume = hypervolume(found, accuracy=chance, latency_ms=arena.limit_ms) / arena.limit_ms
+                pick = None
+                with suppress(NothingFits):
+                    pick = most_accurate(found, arena.goals).to_json()
+                done[name] = {"measured": sum(x.is_measured for x in found), "volume": volume, "best": pick}
+                write_json(kept, done)
+            volumes[key] = done[name]["volume"]
+            best[key] = winner = None if done[name]["best"] is None else Candidate.from_json(done[name]["best"])
+            numbers = ["-", "-", "-"] if winner is None else [winner.accuracy, winner.ms[0], str(winner.design)]
+            rows.append([name, done[name]["measured"], volumes[key], *numbers])
             print("  ".join(str(x) for x in rows[-1]), flush=True)
     print(f"\n{arena.reference.target.label} in {arena.reference.effective_precision}, {usable_cpus()} cores\n")
     table(["seed, method", "measured", "hypervolume", "search-dev", "ms", "best within the limit"], rows)
@@ -306,6 +319,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one seed, 25 s a search, a short distillation")
     parser.add_argument("--single", action="store_true", help="only the first precision of the recipe")
+    parser.add_argument("--resume", action="store_true", help="keep the searches that a killed run finished")
     parser.add_argument("--seconds", type=float, help="wall time of each search")
     parser.add_argument("--seeds", type=int, help="how many seeds")
     parser.add_argument("--recipe", type=Path, default=RECIPE)
@@ -326,7 +340,10 @@ def main() -> int:
             f"teacher {arena.reference.ms:.3f} ms, limit {arena.limit_ms:.3f} ms, {run.space.size():.3g} subnets, "
             f"{seconds:g} s each"
         )
-        volumes, best = compete(arena, seeds, Path(scratch))
+        kept = Path(recipe.output) / f"searches{'-single' if options.single else ''}-{seconds:g}s.json"
+        if not options.resume:
+            kept.unlink(missing_ok=True)
+        volumes, best = compete(arena, seeds, Path(scratch), kept)
         right: dict[Key, list[bool]] = {}
         for seed in seeds:
             picks = {method: best[method, seed] for method in METHODS}

@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM, DistilBertConfig
+from tokenizers import Tokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertTokenizer,
+    DistilBertTokenizer,
+    GPT2Config,
+    PreTrainedTokenizerFast,
+    RobertaTokenizer,
+)
 
 from atb_export.dense import DenseModel, load_dense, save_dense
 from atb_export.errors import ExportError
 from atb_export.modeling import AtbBertConfig, AtbBertForSequenceClassification
-from supernet.batches import TokenizedTexts
+from atb_export.onnx.graph import graph_bytes
+from runtime.engine import backend
+from runtime.target import EngineTarget, Shape
+from supernet.batches import TokenizedTexts, tokenize
+from supernet.families import FAMILIES
 from supernet.space import LayerConfig, SubnetConfig
 
 Dense = Callable[..., DenseModel]
@@ -133,6 +151,155 @@ def test_a_regression_keeps_its_kind(make_dense: Dense, tmp_path: Path) -> None:
         assert load_dense(folder).labels == ("score",)
 
 
+# --- families -------------------------------------------------------------------------------------------------------
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+EACH = tuple(FAMILIES)
+CUT = SubnetConfig.uniform(hidden_size=20, depth=1, heads=3, head_size=4, ffn_size=20)
+TEXTS = [("a good film",), ("dull",), ("x" * 30,), ("",)]
+PAIRS = [("a good film", "dull"), ("no", "the story is clever"), ("x" * 20, "x" * 20)]
+
+
+def tokenizer_of(family: str) -> Any:
+    """Of its usual kind: WordPiece for BERT, DistilBERT and ELECTRA, byte-level BPE with <pad> = 1 for RoBERTas."""
+    if FAMILIES[family].offset:
+        words = ["<s>", "<pad>", "</s>", "<unk>", *LETTERS, "\u0120", "<mask>"]
+        return RobertaTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[])
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{x}" for x in LETTERS)]
+    vocab = {word: i for i, word in enumerate(words)}
+    return DistilBertTokenizer(vocab=vocab) if family == "distilbert" else BertTokenizer(vocab=vocab)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A classifier of each family as `transformers` saves it, every parameter random."""
+    found = {}
+    for family in EACH:
+        sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20}
+        if family == "distilbert":
+            sizes = {"dim": 24, "n_layers": 2, "n_heads": 3, "hidden_dim": 20}
+        if family == "electra":
+            sizes["embedding_size"] = 24
+        if family == "roberta":
+            sizes["type_vocab_size"] = 1
+        labels = {"id2label": {0: "no", 1: "maybe", 2: "yes"}, "label2id": {"no": 0, "maybe": 1, "yes": 2}}
+        config = AutoConfig.for_model(family, vocab_size=60, max_position_embeddings=42, **sizes, **labels)
+        model = AutoModelForSequenceClassification.from_config(config)
+        rng = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                noise = torch.randn(parameter.shape, generator=rng)
+                parameter.copy_(1 + 0.3 * noise if parameter.dim() == 1 else noise * parameter.shape[1] ** -0.5)
+        found[family] = tmp_path_factory.mktemp(family)
+        model.save_pretrained(found[family])
+        tokenizer_of(family).save_pretrained(found[family])
+    return found
+
+
+def theirs(folder: Path, texts: list[tuple[str, ...]], *, double: bool = False) -> torch.Tensor:
+    """What `transformers` answers, texts padded by its tokenizer."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    batch = AutoTokenizer.from_pretrained(folder)(
+        *([text[i] for text in texts] for i in range(len(texts[0]))),
+        padding=True,
+        truncation=True,
+        max_length=36,
+        return_tensors="pt",
+    )
+    with torch.no_grad():
+        return (model.double() if double else model)(**batch).logits
+
+
+@pytest.mark.parametrize("texts", [TEXTS, PAIRS], ids=["one text", "pairs"])
+@pytest.mark.parametrize("family", EACH)
+class TestFamilies:
+    def test_the_network_and_its_onnx_answer_as_transformers_does(
+        self, folders: dict[str, Path], family: str, texts: list[tuple[str, ...]]
+    ) -> None:
+        dense = load_dense(folders[family])
+        assert (dense.family, dense.labels) == (family, ("no", "maybe", "yes"))
+        rows = tokenize(dense.tokenizer, texts, max_length=36)
+        wanted = theirs(folders[family], texts, double=True)
+        batch = rows.batch(range(len(rows)))
+        data = graph_bytes(dense.net, token_types=rows.token_type_ids is not None)
+        shape = Shape(batch=len(rows), length=batch["input_ids"].shape[1])
+        target = EngineTarget(backend="onnxruntime", precision="f32", shape=shape)
+        with backend("onnxruntime").open(data, target) as engine:
+            logits = engine.infer({name: tensor.numpy() for name, tensor in batch.items()})["logits"]
+        assert np.abs(logits - wanted.numpy()).max() < 1e-4
+        with torch.no_grad():
+            assert (dense.net.double()(**batch).logits - wanted).abs().max() < 1e-9
+
+    def test_it_is_written_as_its_own_class(
+        self, folders: dict[str, Path], family: str, texts: list[tuple[str, ...]], tmp_path: Path
+    ) -> None:
+        dense = load_dense(folders[family])
+        save_dense(dense, tmp_path)
+        assert json.loads((tmp_path / "config.json").read_text())["model_type"] == family
+        assert torch.equal(theirs(tmp_path, texts), theirs(folders[family], texts))
+        again = load_dense(tmp_path)
+        assert (again.family, again.labels, again.net.facts) == (family, dense.labels, dense.net.facts)
+        assert all(torch.equal(x, y) for x, y in zip(again.net.parameters(), dense.net.parameters(), strict=True))
+
+    def test_a_cut_of_it_is_ours(
+        self, folders: dict[str, Path], family: str, texts: list[tuple[str, ...]], tmp_path: Path
+    ) -> None:
+        """With the family's pooler, positions and padding, and a tokenizer that gives what it takes."""
+        dense = load_dense(folders[family])
+        cut = DenseModel(net=dense.net.slice(CUT), tokenizer=dense.tokenizer, labels=dense.labels, family=family)
+        save_dense(cut, tmp_path)
+        assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "atb_bert"
+        read = load_dense(tmp_path)
+        assert read.net.facts == dense.net.facts
+        batch = tokenize(read.tokenizer, texts, max_length=36).batch(range(len(texts)))
+        with torch.no_grad():
+            wanted = cut.net(**batch).logits
+            assert torch.equal(read.net(**batch).logits, wanted)
+        assert (theirs(tmp_path, texts) - wanted).abs().max() < 1e-5
+
+    def test_tokenizer_json_alone_says_how_to_pad(
+        self, folders: dict[str, Path], family: str, texts: list[tuple[str, ...]], tmp_path: Path
+    ) -> None:
+        dense = load_dense(folders[family])
+        rows = tokenize(dense.tokenizer, texts, max_length=8)  # leaves its truncation behind in the tokenizer
+        save_dense(dense, tmp_path)
+        plain = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+        assert plain.truncation is None
+        assert plain.padding["pad_id"] == rows.pad_token_id == (1 if FAMILIES[family].offset else 0)
+        plain.enable_truncation(8, strategy="longest_first")
+        encoded = plain.encode_batch([text[0] if len(text) == 1 else text for text in texts])
+        assert [x.ids for x in encoded] == rows.batch(range(len(rows)))["input_ids"].tolist()
+
+
+@pytest.mark.parametrize("family", EACH)
+def test_token_types_only_where_there_are_several(folders: dict[str, Path], family: str) -> None:
+    """Even where the tokenizer is one of BERT's, which gives two to a pair, and the model's table has one row."""
+    dense = load_dense(folders[family])
+    assert tokenize(dense.tokenizer, TEXTS, max_length=36).token_type_ids is None
+    given = tokenize(dense.tokenizer, PAIRS, max_length=36).token_type_ids is not None
+    assert given == (family in ("bert", "electra"))
+
+
+def test_a_table_of_one_token_type(folders: dict[str, Path], tmp_path: Path) -> None:
+    """The tokenizer is BERT's and would number the second text 1, a row that the table does not have."""
+    shutil.copytree(folders["bert"], tmp_path, dirs_exist_ok=True)
+    state = load_file(tmp_path / "model.safetensors")
+    name = "bert.embeddings.token_type_embeddings.weight"
+    save_file(state | {name: state[name][:1].clone()}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"type_vocab_size": 1}))
+    dense = load_dense(tmp_path)
+    rows = tokenize(dense.tokenizer, PAIRS, max_length=36)
+    assert rows.token_type_ids is None
+    save_dense(dense, tmp_path / "again")
+    assert "token_type_ids" not in AutoTokenizer.from_pretrained(tmp_path / "again")("a", "b")
+
+
+def test_a_family_that_is_none(make_dense: Dense) -> None:
+    with pytest.raises(ValueError, match=r"family is one of bert, distilbert, .*, got 'gpt2'"):
+        DenseModel(net=make_dense().net, tokenizer=None, labels=("a", "b"), family="gpt2")
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 
@@ -164,7 +331,7 @@ class TestRefusals:
         """A head drawn at random would be exported and verified without a complaint."""
         save_dense(make_dense(shape), tmp_path)
         change(tmp_path, **{classifier: None})
-        with pytest.raises(ExportError, match=r"lacks .*classifier\.weight"):
+        with pytest.raises(ExportError, match=r"lacks 1 of its .* weights: .*classifier\.weight"):
             load_dense(tmp_path)
 
     def test_a_truncated_file(self, make_dense: Dense, tmp_path: Path, shape: SubnetConfig, classifier: str) -> None:
@@ -187,11 +354,11 @@ def test_other_folders_are_refused(tmp_path: Path, make_dense: Dense) -> None:
     with pytest.raises(ExportError, match=r"no config\.json"):
         load_dense(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ExportError, match="configuration that cannot be read"):
+    with pytest.raises(ExportError, match="no model configuration is at"):
         load_dense(tmp_path)
     make_dense().tokenizer.save_pretrained(tmp_path)
-    DistilBertConfig(dim=8, n_heads=2, n_layers=1).save_pretrained(tmp_path)
-    with pytest.raises(ExportError, match="model_type = 'distilbert', but this family is BERT"):
+    GPT2Config().save_pretrained(tmp_path)
+    with pytest.raises(ExportError, match="model_type = 'gpt2', which is not supported; supported are bert, distilb"):
         load_dense(tmp_path)
 
 
@@ -202,4 +369,71 @@ def test_a_model_with_another_head_is_refused(tmp_path: Path, make_dense: Dense)
     BertForMaskedLM(config).save_pretrained(tmp_path)
     make_dense().tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ExportError, match="only a trained classifier is exported"):
+        load_dense(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_a_pickle_is_refused_with_the_way_out(folders: dict[str, Path], family: str, tmp_path: Path) -> None:
+    shutil.copytree(folders[family], tmp_path, dirs_exist_ok=True)
+    state = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ExportError, match=r"cannot be loaded: it has no model\.safetensors"):
+        load_dense(tmp_path)
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ExportError, match=r"in pytorch_model\.bin, a pickle, .* convert it: python -c"):
+        load_dense(tmp_path)
+
+
+def test_weights_in_several_files(folders: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders["distilbert"], tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model.safetensors").unlink()
+    model = AutoModelForSequenceClassification.from_pretrained(folders["distilbert"])
+    model.save_pretrained(tmp_path, max_shard_size="5KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    wanted, read = load_dense(folders["distilbert"]).net, load_dense(tmp_path).net
+    assert all(torch.equal(x, y) for x, y in zip(read.parameters(), wanted.parameters(), strict=True))
+    index = tmp_path / "model.safetensors.index.json"
+    places = json.loads(index.read_text())
+    name = next(iter(places["weight_map"]))
+    for file, told in (("../else.safetensors", "which is not beside it"), ("gone.safetensors", "cannot be loaded")):
+        index.write_text(json.dumps({**places, "weight_map": {**places["weight_map"], name: file}}))
+        with pytest.raises(ExportError, match=told):
+            load_dense(tmp_path)
+
+
+def test_a_layer_that_the_configuration_forgets(folders: dict[str, Path], tmp_path: Path) -> None:
+    """`transformers` would leave it out with a warning, and the bundle would answer as the rest does."""
+    shutil.copytree(folders["roberta"], tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    with pytest.raises(ExportError, match=r"16 weights that its configuration does not speak of, such as roberta\.enc"):
+        load_dense(tmp_path)
+
+
+def test_a_tokenizer_of_another_model(folders: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders["bert"], tmp_path, dirs_exist_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.add_tokens(["film", "plot", "dull", "warm"]) == 4
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ExportError, match=r"gives 'warm' the number 60, but the embedding table has 60 rows"):
+        load_dense(tmp_path)
+
+
+def test_a_tokenizer_that_cannot_pad(folders: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders["bert"], tmp_path, dirs_exist_ok=True)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer_of("bert").backend_tokenizer, unk_token="[UNK]", cls_token="[CLS]"
+    ).save_pretrained(tmp_path)
+    with pytest.raises(ExportError, match="names no padding token"):
+        load_dense(tmp_path)
+
+
+def test_labels_without_logits(make_dense: Dense, tmp_path: Path) -> None:
+    save_dense(make_dense(OTHER), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"id2label": {"0": "a", "1": "b", "2": "c"}}))
+    with pytest.raises(ExportError, match="names 3 labels, the network has 2"):
+        load_dense(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"facts": None}))
+    with pytest.raises(ExportError, match="was not written by atb: model facts are"):
         load_dense(tmp_path)

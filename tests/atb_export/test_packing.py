@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import shutil
@@ -14,16 +15,22 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 import atb_export.packing
+import atb_export.parity
 from atb_export.card import model_card
-from atb_export.checking import takes_pairs, verify_bundle
+from atb_export.checking import departure_of, takes_pairs, verify_bundle
 from atb_export.dense import DenseModel, load_dense
-from atb_export.errors import AtbError, VerificationError
-from atb_export.onnx.quantise import quantised_graph
-from atb_export.packing import Origin, Packed, pack
+from atb_export.errors import AtbError, ExportError, VerificationError
+from atb_export.graphs import graph_for
+from atb_export.onnx.external import read_whole
+from atb_export.onnx.graph import graph_bytes
+from atb_export.packing import Origin, Packed, pack, rebuild
+from atb_export.probes import engine_probes
 from atb_export.verify import TOLERANCES, engine_logits, probe_texts, reference_logits
+from runtime.classifier import Classifier
 from runtime.engine import backend
 from runtime.errors import AtbRuntimeError, BackendUnavailable, BundleError
 from runtime.manifest import EngineEntry, Manifest, ModelFacts, read_bundle, write_manifest
@@ -67,6 +74,7 @@ def test_a_bundle_holds_every_form_and_names_every_file(packed: Packed) -> None:
     assert [x.effective_precision for x in bundle.manifest.engines[:2]] == ["f32", "f32"]
     files = bundle.manifest.files
     assert {"config.json", "model.safetensors", "model.onnx", "tokenizer.json", "README.md"} <= set(files)
+    assert [x.artifact for x in bundle.manifest.engines[:2]] == ["model-openvino.onnx", "model.onnx"]
     assert packed.bundle_bytes == sum(x.stat().st_size for x in packed.folder.rglob("*") if x.is_file()) - (
         (packed.folder / "manifest.json").stat().st_size
     )
@@ -74,12 +82,89 @@ def test_a_bundle_holds_every_form_and_names_every_file(packed: Packed) -> None:
     assert bundle.manifest.model.subnet == SHAPE.to_json()
     assert not list(packed.folder.parent.glob(".*"))
     assert (packed.folder.stat().st_mode & 0o777) == 0o755
+    assert {path.stat().st_mode & 0o777 for path in packed.folder.iterdir() if path.is_file()} == {0o644}
+
+
+def test_weights_are_stored_once(packed: Packed, model: DenseModel) -> None:
+    """What the ONNX file has besides model.safetensors are the two tables it makes one of, and small vectors."""
+    files = read_bundle(packed.folder).manifest.files
+    tables = 4 * SHAPE.hidden_size * model.net.facts.max_position_embeddings
+    beside = files["model.onnx.data"].bytes if "model.onnx.data" in files else 0
+    assert beside < tables + 64 * 20
+    assert files["model.onnx"].bytes < 0.5 * files["model.safetensors"].bytes
+    whole = len(graph_bytes(model.net))
+    assert beside + files["model.onnx"].bytes < whole / 2
+
+
+@pytest.mark.parametrize("backend_name", ["openvino", "onnxruntime"])
+def test_buckets_and_dynamic_engines_share_one_file(
+    model: DenseModel, probes: TokenizedTexts, tmp_path: Path, backend_name: str
+) -> None:
+    target = EngineTarget(backend=backend_name, precision="f32", shape=Shape(batch=2, length=20))
+    targets = [
+        *(replace(target, shape=Shape(batch=2, length=n)) for n in (8, 12)),
+        target,
+        replace(target, dynamic=True),
+    ]
+    packed = pack(model, tmp_path / "bundle", targets, texts=probes, origin=ORIGIN)
+    bundle = read_bundle(packed.folder)
+    assert len({x.artifact for x in bundle.manifest.engines}) == 1
+    assert list(bundle.manifest.groups()) == [target.group, targets[-1].group]
+    for row in packed.parity[3:]:
+        assert row.passed, row
+    classified = []
+    texts: list[str] = ["good", "the plot is dull and the actor was cold", "a warm story " * 20]
+    for engine in (target.group, targets[-1].group):
+        with Classifier.from_bundle(packed.folder, engine) as classify:
+            classified.append(classify.logits(texts))
+    encoded = tokenize(model.tokenizer, [(x,) for x in texts], max_length=20)
+    for logits in classified:  # a text longer than the longest engine is cut as the tokenizer cuts it
+        assert np.abs(logits - reference_logits(model.net, encoded)).max() < 1e-4
+
+
+def test_rebuilding_adds_what_new_targets_need(packed: Packed, probes: TokenizedTexts, tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(packed.folder, folder)
+    before = read_bundle(folder)
+    wanted = [replace(CPU[0], shape=Shape(batch=3, length=12)), CPU[1]]
+    rebuilt = rebuild(before, wanted, texts=probes)
+    after = read_bundle(folder).manifest
+    assert [x.target for x in after.engines] == wanted
+    assert after.files["model.onnx"] == before.manifest.files["model.onnx"]
+    assert not [name for name in after.files if name.endswith(".plan")]
+    assert all(row.passed for row in rebuilt.parity)
+    assert dict(after.parents) == dict(before.manifest.parents)
+    with pytest.raises(ExportError, match="calibrate int8 on"):
+        rebuild(read_bundle(folder), INT8[:1], texts=probes)
+    assert read_bundle(folder).manifest == after
+    assert [x.name for x in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_the_first_layer_that_departs_is_named(
+    model: DenseModel, probes: TokenizedTexts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine is built from a file whose second layer has another weight than the network."""
+    wrong = copy.deepcopy(model.net)
+    with torch.no_grad():
+        wrong.encoder[1].stack[0].output.bias[0] += 5.0
+    monkeypatch.setattr(atb_export.packing, "graph_for", lambda _, *rest, **more: graph_for(wrong, *rest, **more))
+    with pytest.raises(VerificationError) as caught:
+        pack(model, tmp_path / "bundle", CPU, texts=probes, origin=ORIGIN)
+    assert "The first to depart is layer1: " in str(caught.value)
+    assert "embeddings, layer0.attention" not in str(caught.value)  # the three before it are told
+    assert "layer0.attention, layer0, layer1.attention agree" in str(caught.value)
 
 
 def test_what_was_compared_is_in_the_manifest_and_the_card(packed: Packed) -> None:
     rows = read_bundle(packed.folder).manifest.numbers["parity"]
     assert [dict(row) for row in rows] == [row.to_json() for row in packed.parity]
-    assert len(rows) == 3 + 2 + HAS_RTX
+    stages = [row["stage"] for row in rows]
+    assert stages[1:3] == ["onnx (batch 1)", "onnx (padded batch)"]
+    assert [x for x in stages if x.endswith("(large weights)")] == [
+        f"{target.group} (large weights)" for target in (*CPU, *([PLAN] if HAS_RTX else []))
+    ]
+    assert f"{CPU[1].label} (beside padding)" in stages
+    assert f"{CPU[0].label} (beside padding)" not in stages  # a batch of one has no other rows
     card = (packed.folder / "README.md").read_text()
     for row in rows:
         assert f"| {row['stage']} |" in card
@@ -94,16 +179,55 @@ def test_the_plan_is_built_for_its_target_and_skipped_with_a_reason(packed: Pack
     assert record["onnx_sha256"] == bundle.manifest.files["model.onnx"].sha256
     assert bundle.artifact(entry).stat().st_size > 1000
     if backend("tensorrt").can_run() is not None:
-        row = packed.parity[-1]
-        assert (row.passed, row.stage) == (None, PLAN.label)
+        (row,) = (x for x in packed.parity if x.stage == PLAN.label)
+        assert row.passed is None
         assert row.skipped
+
+
+@pytest.mark.skipif(not HAS_RTX, reason="tensorrt_rtx is not installed")
+def test_buckets_of_a_plan_share_it_and_its_typed_graph(
+    model: DenseModel, probes: TokenizedTexts, tmp_path: Path
+) -> None:
+    asked = [replace(PLAN, precision="f16", shape=Shape(batch=1, length=n)) for n in (8, 16)]
+    packed = pack(model, tmp_path / "bundle", asked, texts=probes, origin=ORIGIN)
+    bundle = read_bundle(packed.folder)
+    assert {x.artifact for x in bundle.manifest.engines} == {f"{asked[0].group}/model.plan"}
+    record = json.loads((packed.folder / asked[0].group / "plan.json").read_text())
+    assert record["onnx_sha256"] == bundle.manifest.files["model-f16.onnx"].sha256
+    stages = {row.stage: row for row in packed.parity}
+    assert stages["onnx f16 (as written)"].passed
+    assert (stages["onnx f16 (as written)"].max_abs_error or 0) > 1e-5
+    assert set(stages) >= {x.label for x in asked}
+    rebuilt = rebuild(bundle, [replace(asked[0], device="sm_120")], texts=probes)
+    assert {Path(x.artifact).parent.name for x in read_bundle(packed.folder).manifest.engines} == {
+        "tensorrt-sm_120-f16-b1-t1"
+    }
+    assert not (packed.folder / asked[0].group).exists()
+    assert [row.passed for row in rebuilt.parity if row.stage.startswith("onnx")] == [True] * 3
+
+
+def test_an_overflow_in_f16_is_refused_and_its_layer_named(
+    make_dense: Dense, probes: TokenizedTexts, tmp_path: Path
+) -> None:
+    """A GPU would answer with what is not a number; without one the graph is computed as it is written."""
+    wild = make_dense(SHAPE, seed=2)
+    with torch.no_grad():
+        for linear in (wild.net.encoder[0].stack[0].intermediate, wild.net.encoder[0].stack[0].output):
+            linear.weight.mul_(3000)
+    asked = replace(PLAN, precision="f16")
+    with pytest.raises(VerificationError, match=r"onnx f16 \(as written\): error inf") as caught:
+        pack(wild, tmp_path / "bundle", [asked], texts=probes, origin=ORIGIN)
+    assert "The first to depart is layer0: values that are not finite; embeddings, layer0.attention agree" in str(
+        caught.value
+    )
+    assert nothing_is_left(tmp_path)
 
 
 def test_checking_again_finds_the_same(packed: Packed, probes: TokenizedTexts) -> None:
     bundle = read_bundle(packed.folder)
     assert takes_pairs(bundle) is False
     rows = verify_bundle(bundle, load_dense(packed.folder), probes)
-    assert [row.stage for row in rows] == [row.stage for row in packed.parity]
+    assert sorted(row.stage for row in rows) == sorted(row.stage for row in packed.parity)
     assert all(row.passed or row.skipped for row in rows)
 
 
@@ -170,10 +294,14 @@ def test_weights_exchanged_with_their_hashes_are_noticed_by_their_numbers(
     folder = tmp_path / "bundle"
     shutil.copytree(packed.folder, folder)
     manifest = read_bundle(folder).manifest
-    spoil(folder / "model.onnx")
+    for name in ("model.onnx", "model-openvino.onnx"):
+        spoil(folder / name)
     write_manifest(folder, replace(manifest, engines=manifest.engines[:1]))
     failed = [row.stage for row in verify_bundle(read_bundle(folder), load_dense(folder), probes) if not row.passed]
-    assert failed == ["onnx (batch 1)", "onnx (padded batch)"]
+    assert failed == ["onnx (batch 1)", "onnx (padded batch)", CPU[0].label]
+    where = departure_of(read_bundle(folder), load_dense(folder), probes, CPU[0].label)
+    assert where is not None
+    assert where.startswith("The first to depart is logits")
 
 
 @pytest.mark.skipif(not HAS_RTX, reason="tensorrt_rtx is not installed")
@@ -194,13 +322,18 @@ def test_a_plan_of_another_model_is_noticed_without_a_gpu(
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 
-def spoil(path: Path) -> None:
-    """Changes one number of the ONNX model's weights."""
-    model = onnx.load(path)
-    weight = next(x for x in model.graph.initializer if x.name == "logits.weight")
-    values = numpy_helper.to_array(weight).copy()
+def shift_logits(model: onnx.ModelProto) -> None:
+    """Changes one number of the classifier's bias."""
+    bias = next(x for x in model.graph.initializer if x.name == "logits.bias")
+    values = numpy_helper.to_array(bias).copy()
     values.flat[0] += 3.0
-    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    bias.CopyFrom(numpy_helper.from_array(values, bias.name))
+
+
+def spoil(path: Path) -> None:
+    """The same in a file, whose other weights stay where they are."""
+    model = onnx.load(path, load_external_data=False)
+    shift_logits(model)
     path.write_bytes(model.SerializeToString())
 
 
@@ -216,14 +349,14 @@ def test_an_int8_bundle_holds_both_graphs_and_is_held_against_its_own(
     entries = bundle.manifest.engines
     assert [x.effective_precision for x in entries] == ["f32", "f32", "int8", "int8"]
     assert [x.artifact for x in entries] == [
-        "openvino/model.xml",
+        "model-openvino.onnx",
         "model.onnx",
-        "openvino-int8/model.xml",
-        "int8/model.onnx",
+        "model-int8.onnx",
+        "model-int8.onnx",
     ]
-    assert {"int8/model.onnx", "openvino-int8/model.bin"} <= set(bundle.manifest.files)
+    assert "model-int8.onnx" in bundle.manifest.files
     again = verify_bundle(bundle, load_dense(packed.folder), texts)
-    assert [x.stage for x in again] == [x.stage for x in packed.parity]
+    assert sorted(x.stage for x in again) == sorted(x.stage for x in packed.parity)
     assert all(x.passed for x in again)
     stages = {x.stage: x for x in packed.parity}
     assert stages["onnx int8 (rounding)"].tolerance == TOLERANCES["rounding"]
@@ -231,7 +364,7 @@ def test_an_int8_bundle_holds_both_graphs_and_is_held_against_its_own(
     for entry in entries[2:]:
         row = stages[entry.target.label]
         assert row.passed
-        assert (row.tolerance, row.rows) == (TOLERANCES["int8"], len(texts))
+        assert (row.tolerance, row.rows) == (TOLERANCES["int8"], len(engine_probes(texts, length=16)))
         assert (row.max_abs_error or 0) < 1e-3
         with backend(entry.target.backend).load(bundle.artifact(entry), entry.target) as engine:
             got = engine_logits(engine, texts)
@@ -244,24 +377,32 @@ def test_int8_without_texts_to_calibrate_on_is_told(model: DenseModel, probes: T
     assert nothing_is_left(tmp_path)
 
 
+def spoilt_engines(monkeypatch: pytest.MonkeyPatch, broken: str, spoil: Callable[[onnx.ModelProto], object]) -> None:
+    """Engines of one backend are built from another model than the bundle's file, which itself is right."""
+    maker = backend(broken)
+
+    def wrong(artifact: Path, target: EngineTarget) -> Any:
+        model = read_whole(artifact)
+        spoil(model)
+        return maker.open(model.SerializeToString(), target)
+
+    monkeypatch.setattr(maker, "load", wrong)
+
+
 def test_an_int8_engine_of_another_graph_is_refused(
     model: DenseModel, probes: TokenizedTexts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engine is built from a graph whose ranges are half of those it is verified by."""
-    spoilt = quantised_graph(model.net, model.net.shape, probes, token_types=False)
-    for x in spoilt.graph.initializer:
-        if x.name.endswith("input.scale"):
-            x.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(x) / 2, x.name))
-    (tmp_path / "spoilt.onnx").write_bytes(spoilt.SerializeToString())
-    build = atb_export.packing.build_engine
-    monkeypatch.setattr(
-        atb_export.packing,
-        "build_engine",
-        lambda model, onnx, *rest, **names: build(model, tmp_path / "spoilt.onnx", *rest, **names),
-    )
+
+    def halve(model: onnx.ModelProto) -> None:
+        for x in model.graph.initializer:
+            if x.name.endswith("input.scale"):
+                x.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(x) / 2, x.name))
+
+    spoilt_engines(monkeypatch, "openvino", halve)
     with pytest.raises(VerificationError, match="openvino-CPU-int8"):
         pack(model, tmp_path / "bundle", INT8[:1], texts=probes, origin=ORIGIN, calibration=probes)
-    assert [x.name for x in tmp_path.iterdir()] == ["spoilt.onnx"]
+    assert nothing_is_left(tmp_path)
 
 
 def nothing_is_left(folder: Path) -> bool:
@@ -271,18 +412,15 @@ def nothing_is_left(folder: Path) -> bool:
 def test_an_onnx_model_that_computes_something_else_is_refused(
     model: DenseModel, probes: TokenizedTexts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = atb_export.packing.onnx_bytes
+    def wrong(*arguments: Any, **more: Any) -> bytes:
+        made = onnx.load_from_string(graph_for(*arguments, **more))
+        shift_logits(made)
+        return bytes(made.SerializeToString())
 
-    def wrong(model: DenseModel, *, pairs: bool) -> bytes:
-        (tmp_path / "x.onnx").write_bytes(real(model, pairs=pairs))
-        spoil(tmp_path / "x.onnx")
-        data = (tmp_path / "x.onnx").read_bytes()
-        (tmp_path / "x.onnx").unlink()
-        return data
-
-    monkeypatch.setattr(atb_export.packing, "onnx_bytes", wrong)
-    with pytest.raises(VerificationError, match=r"2 of 3 comparisons failed; the worst is tiny / onnx"):
+    monkeypatch.setattr(atb_export.packing, "graph_for", wrong)
+    with pytest.raises(VerificationError, match=r"2 of 2 comparisons failed; the worst is tiny / onnx") as caught:
         pack(model, tmp_path / "bundle", CPU, texts=probes, origin=ORIGIN)
+    assert "The first to depart is logits: " in str(caught.value)
     assert nothing_is_left(tmp_path)
 
 
@@ -290,28 +428,17 @@ def test_an_onnx_model_that_computes_something_else_is_refused(
 def test_an_engine_that_computes_something_else_is_refused(
     model: DenseModel, probes: TokenizedTexts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    """The engine is compiled from a model with one other weight; the ONNX file itself is right."""
-    maker = backend(broken)
-    real = maker.compile
-
-    def compile_wrong(source: bytes | Path, target: EngineTarget, out: Path) -> Path:
-        assert isinstance(source, Path)
-        spoilt = out.parent / "spoilt.onnx"
-        shutil.copy(source, spoilt)
-        spoil(spoilt)
-        return real(spoilt.read_bytes(), target, out)
-
-    monkeypatch.setattr(maker, "compile", compile_wrong)
-    with pytest.raises(VerificationError, match=f"the worst is tiny / {broken}-CPU-f32"):
+    spoilt_engines(monkeypatch, broken, shift_logits)
+    with pytest.raises(VerificationError, match=f"the worst is tiny / {broken}-CPU-f32") as caught:
         pack(model, tmp_path / "bundle", CPU, texts=probes, origin=ORIGIN)
-    leftovers = [x.name for x in tmp_path.iterdir() if x.name != "spoilt.onnx"]
-    assert leftovers == []
+    assert "every value up to logits agrees" in str(caught.value)  # the bundle's own file is right
+    assert nothing_is_left(tmp_path)
 
 
 def test_an_engine_that_answers_nothing_is_refused(
     model: DenseModel, probes: TokenizedTexts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(atb_export.packing, "engine_logits", lambda *_: np.full((len(probes), 2), np.nan))
+    monkeypatch.setattr(atb_export.parity, "engine_logits", lambda _, texts: np.full((len(texts), 2), np.nan))
     with pytest.raises(VerificationError, match="error inf"):
         pack(model, tmp_path / "bundle", CPU, texts=probes, origin=ORIGIN)
     assert nothing_is_left(tmp_path)
@@ -355,7 +482,7 @@ def test_onnxruntime_may_be_missing_where_it_is_no_target(
 ) -> None:
     monkeypatch.setattr(type(backend("onnxruntime")), "unavailable", lambda _: "not installed")
     packed = pack(model, tmp_path / "bundle", CPU[:1], texts=probes, origin=ORIGIN)
-    assert [row.skipped for row in packed.parity] == [None, "not installed", None]
+    assert [row.skipped for row in packed.parity] == [None, "not installed", None, None]
 
 
 # --- the card -------------------------------------------------------------------------------------------------------

@@ -94,9 +94,6 @@ def test_law_5_the_same_weights_and_the_same_front(
         assert results[0][key] == results[1][key], key
     for model in ("teacher", "winner"):
         assert results[0][model]["accuracy"] == results[1][model]["accuracy"]
-    # OpenVINO numbers the unnamed nodes of an IR by what the process did before, so its XML may differ.
-    bins = [x / "out/bundle/openvino/model.bin" for x in (cwd, whole.cwd)]
-    assert sha256_of(bins[0]) == sha256_of(bins[1])
 
 
 def test_a_corrupt_checkpoint_is_told_and_nothing_else_is_lost(tiny_run: Any, atb: Any, tmp_path: Path) -> None:

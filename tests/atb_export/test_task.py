@@ -71,11 +71,8 @@ def test_labels_are_indexed_as_the_model_has_them() -> None:
     assert label_tensor(rows, ("c", "a", "b")).tolist() == [2, 1, 0, 1]
 
 
-def test_pairs_have_segments_whatever_the_tokenizer_returns_by_default(tokenizer: Any) -> None:
-    plain = type(tokenizer)(
-        tokenizer_object=tokenizer.backend_tokenizer,
-        pad_token="[PAD]",
-        model_input_names=["input_ids", "attention_mask"],
-    )
+@pytest.mark.parametrize("names", [["input_ids", "attention_mask"], ["input_ids", "token_type_ids", "attention_mask"]])
+def test_pairs_have_segments_where_the_model_takes_them(tokenizer: Any, names: list[str]) -> None:
+    plain = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, pad_token="[PAD]", model_input_names=names)
     found = tokenize(plain, [("good", "bad film")], max_length=16)
-    assert found.token_type_ids == ([0, 0, 0, 1, 1, 1],)
+    assert found.token_type_ids == (([0, 0, 0, 1, 1, 1],) if "token_type_ids" in names else None)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertModel, DistilBertConfig, DistilBertModel
+from transformers import BertConfig, BertForSequenceClassification, BertModel, GPT2Config, GPT2Model
 
 from atb_export.dense import load_dense
 from runtime.engine import backend
@@ -105,8 +105,9 @@ def test_a_longer_search_shows_how_well_its_models_foretell(tiny_run: Any, atb: 
     assert answer.code == 0, answer.err
     (models,) = answer.document["latency_models"]
     found = [Candidate.from_json({k: v for k, v in x.items() if k != "front"}) for x in answer.document["candidates"]]
-    assert models["engines"] == len({x.subnet.renumbered() for x in found})
-    assert models["guesses"] == sum(x.predicted_ms is not None for x in found) > 0
+    measured = [x for x in found if x.is_measured]
+    assert models["engines"] == len({x.subnet.renumbered() for x in measured})
+    assert models["guesses"] == sum(x.predicted_ms is not None for x in measured) > 0
     assert 0 < models["mape"] < 1
     assert -1 <= models["spearman"] <= 1
     assert "latency models; they only steer what is measured next" in answer.out
@@ -183,10 +184,10 @@ def test_pick_slices_a_model_that_can_be_exported_benched_and_verified(tiny_run:
     assert dense.net.shape == subnet.renumbered()
     weights = load_supernet(tiny_run.stage("supernet") / "supernet.safetensors").slice(subnet).state_dict()
     assert all(x.equal(weights[name]) for name, x in dense.net.state_dict().items() if name in weights)
-    exported = atb("export", "picked", "--length", 16, "--out", "bundle", "--json", cwd=tmp_path)
+    exported = atb("export", "picked", "--lengths", 16, "--out", "bundle", "--json", cwd=tmp_path)
     assert exported.code == 0, exported.err
     benched = atb("bench", "bundle", "--windows", 2, "--json", cwd=tmp_path)
-    assert benched.document["engines"]["bundle"]["p50_ms"] > 0
+    assert benched.document["rows"][0]["p50_ms"] > 0
     verified = atb("verify", "bundle", "--json", cwd=tmp_path)
     assert verified.code == 0
     assert verified.document["files"] == len(read_bundle(tmp_path / "bundle").manifest.files)
@@ -278,13 +279,11 @@ def test_a_constraint_nothing_can_meet_names_the_fastest(tiny_run: Any, atb: Atb
 
 
 def test_a_teacher_that_is_not_bert(try_recipe: Any, tiny_teacher: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "distil"
+    folder = tmp_path / "gpt"
     shutil.copytree(tiny_teacher, folder)
-    DistilBertModel(DistilBertConfig(vocab_size=200, dim=8, n_heads=2, n_layers=1, hidden_dim=8)).save_pretrained(
-        folder
-    )
+    GPT2Model(GPT2Config(vocab_size=200, n_embd=8, n_head=2, n_layer=1)).save_pretrained(folder)
     text = try_recipe("train", teacher__model=str(folder)).refusal
-    assert "has model_type = 'distilbert', but this family is BERT" in text
+    assert "has model_type = 'gpt2', which is not supported; supported are bert, distilbert, roberta" in text
 
 
 def test_a_teacher_that_is_nowhere(try_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,12 +379,24 @@ def test_a_missing_package_is_told(try_recipe: Any, monkeypatch: pytest.MonkeyPa
     )
 
 
-def test_training_that_diverges_is_told(try_recipe: Any, tiny_teacher: Path, tmp_path: Path) -> None:
+def test_a_teacher_with_weights_that_are_not_finite_is_refused(
+    try_recipe: Any, tiny_teacher: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "broken"
     shutil.copytree(tiny_teacher, folder)
     model = BertModel.from_pretrained(tiny_teacher)
     with torch.no_grad():
         model.encoder.layer[1].intermediate.dense.weight[3, 5] = torch.nan
+    model.save_pretrained(folder)
+    assert "not finite" in try_recipe("train", teacher__model=str(folder)).refusal
+
+
+def test_training_that_diverges_is_told(try_recipe: Any, tiny_teacher: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "huge"
+    shutil.copytree(tiny_teacher, folder)
+    model = BertModel.from_pretrained(tiny_teacher)
+    with torch.no_grad():
+        model.encoder.layer[1].intermediate.dense.weight.fill_(3e38)
     model.save_pretrained(folder)
     text = try_recipe("train", teacher__model=str(folder)).refusal
     assert "step 0: loss nan" in text
