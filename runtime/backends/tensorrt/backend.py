@@ -61,7 +61,7 @@ class TensorRtBackend:
 
     def precisions(self, device: str) -> tuple[str, ...]:
         """All that a model may be written in, on whatever GPU; known without one."""
-        return ("f32", "bf16", "f16")
+        return ("f32", "bf16", "f16", "int8")
 
     def compile(
         self,

@@ -24,7 +24,7 @@ needs_no_gpu = pytest.mark.skipif(NO_GPU is None, reason="this machine has a GPU
 
 
 def test_precisions_are_known_without_a_gpu() -> None:
-    assert BACKEND.precisions("sm_89,sm_120") == ("f32", "bf16", "f16")
+    assert BACKEND.precisions("sm_89,sm_120") == ("f32", "bf16", "f16", "int8")
 
 
 @pytest.fixture(scope="module")
