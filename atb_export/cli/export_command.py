@@ -84,7 +84,7 @@ def _read_lengths(ctx: Any, param: Any, value: str) -> tuple[int, ...]:
     type=click.FloatRange(0, 1),
     help="Leave linears in float until int8 changes the label of at most this share of your texts; they are named.",
 )
-@click.option("--int8-embeddings", is_flag=True, help="Engines map a word table of 8 bits a number; the model beside them keeps its own.")
+@click.option("--int8-embeddings", is_flag=True, help="Engines map a word table of 8 bits; the model keeps its own.")
 @click.option("--trim-vocabulary", type=_file(), help="Keep only the vocabulary that the texts of this file use.")
 @click.option("--rebuild", type=_folder(), help="Build the engines of this bundle anew, for this machine.")
 @json_option
