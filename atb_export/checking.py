@@ -11,7 +11,7 @@ from atb_export.errors import VerificationError
 from atb_export.graphs import GRAPH_FILES, graph_kind
 from atb_export.locate import first_departure
 from atb_export.onnx.external import strangeness
-from atb_export.packing import source_of
+from atb_export.packing import LEAN, source_of
 from atb_export.parity import Verifier
 from atb_export.verify import Parity
 from runtime.engine import backend
@@ -35,6 +35,15 @@ def refuse_strange_graphs(bundle: Bundle) -> None:
             found += strangeness(bundle.folder / name)
     if found:
         raise VerificationError(f"the bundle {bundle.folder} holds ONNX files that are not run: {'; '.join(found)}")
+
+
+def refuse_lean(bundle: Bundle) -> None:
+    """Raises `VerificationError` for a bundle without the weights its engines are held against."""
+    if bundle.manifest.numbers.get(LEAN):
+        raise VerificationError(
+            f"{bundle.folder} is lean: its files have the hashes of the manifest, but the weights that its engines "
+            "were verified against are not in it. To verify or rebuild engines here, export the model without --lean"
+        )
 
 
 def verify_bundle(bundle: Bundle, model: DenseModel, texts: TokenizedTexts) -> list[Parity]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from atb_export.checking import refuse_strange_graphs, takes_pairs
+from atb_export.checking import refuse_lean, refuse_strange_graphs, takes_pairs
 from atb_export.dense import DenseModel, load_dense
 from atb_export.errors import ExportError
 from atb_export.lengths import chosen_lengths
@@ -40,7 +40,7 @@ class ExportOrder:
     Without `lengths` they are chosen from `texts`, at most `buckets` of them. Of the rows, `texts` and `sentences` are
     verified on, int8 is calibrated on `calibration`, and the vocabulary is trimmed to what occurs in any of the three
     where `vocabulary` is not empty. With `int8_drop` linears that hurt stay in float until at most that share of the
-    rows gets another label than from the float network.
+    rows gets another label than from the float network. A `lean` bundle leaves the float weights out.
     """
 
     targets: tuple[EngineTarget, ...]
@@ -53,6 +53,7 @@ class ExportOrder:
     pairs: bool = False
     int8_words: bool = False
     int8_drop: float | None = None
+    lean: bool = False
 
     def __post_init__(self) -> None:
         if not self.targets:
@@ -108,6 +109,7 @@ def export(model: Path, out: Path, order: ExportOrder, *, say: Say) -> tuple[Pac
         calibration=calibration,
         keep_float=frozenset(kept),
         int8_words=order.int8_words,
+        lean=order.lean,
         before=before,
         origin=Origin(
             name=out.name,
@@ -123,6 +125,7 @@ def export(model: Path, out: Path, order: ExportOrder, *, say: Say) -> tuple[Pac
 
 def rebuild_engines(bundle: Bundle, targets: Sequence[EngineTarget], *, say: Say) -> Packed:
     """The bundle with engines for `targets`, built here from the ONNX inside. Raises as `packing.rebuild` does."""
+    refuse_lean(bundle)
     refuse_strange_graphs(bundle)
     return rebuild(bundle, targets, texts=bundle_probes(bundle, load_dense(bundle.folder)), say=say)
 

@@ -30,6 +30,9 @@ from runtime.manifest import Bundle, EngineEntry, Manifest, ModelFacts, write_ma
 from runtime.target import EngineTarget
 from supernet.batches import TokenizedTexts
 
+LEAN = "lean"
+"""In a manifest's numbers where the bundle goes without the float weights."""
+
 _WEIGHTS = "model.safetensors"
 _CARD = "README.md"
 _READ_ONNX = ("onnxruntime", "openvino")  # backends whose artifact is an ONNX file of the bundle
@@ -73,15 +76,18 @@ def pack(
     calibration: TokenizedTexts | None = None,
     keep_float: frozenset[str] = frozenset(),
     int8_words: bool = False,
+    lean: bool = False,
     before: Sequence[Parity] = (),
     say: Say = lambda _: None,
 ) -> Packed:
     """Builds, verifies and writes the bundle into `folder`, which appears whole or not at all.
 
     `texts` are real sentences to verify on, `calibration` those that int8 targets take their ranges from; targets that
-    differ in length only are the buckets of one engine. `before` are comparisons of what was done to the model, kept
-    with the others. Raises `VerificationError` where any form computes something else, `BackendUnavailable` where a
-    target's package is missing, `AtbError` where int8 has nothing to be calibrated on; then nothing is written.
+    differ in length only are the buckets of one engine. A `lean` bundle is verified as any other, then goes without the
+    float weights, so that nobody can verify its engines against them again. `before` are comparisons of what was done
+    to the model, kept with the others. Raises `VerificationError` where any form computes something else,
+    `BackendUnavailable` where a target's package is missing, `AtbError` where int8 has nothing to be calibrated on;
+    then nothing is written.
     """
     if calibration is None and (asked := [x.label for x in targets if x.precision == "int8"]):
         raise AtbError(f"{asked[0]} needs real texts to calibrate int8 on, and none are given")
@@ -92,7 +98,8 @@ def pack(
         rows = [*before, *check.dense(aside)]
         refuse(rows)
         weights = WeightFiles(aside)
-        weights.add_safetensors(_WEIGHTS)
+        if not lean:
+            weights.add_safetensors(_WEIGHTS)
         made = partial(
             graph_for,
             model.net,
@@ -102,7 +109,7 @@ def pack(
             keep_float=keep_float,
             int8_words=int8_words,
         )
-        for kind, target in _kinds(targets).items():
+        for kind, target in _kinds(targets, lean=lean).items():
             say(f"graph {GRAPH_FILES[kind]}")
             onnx = made(target)
             rows += _verified_graph(check, weights.write(onnx, GRAPH_FILES[kind], scales=_scales(model)), kind)
@@ -119,6 +126,10 @@ def pack(
             parents=dict(origin.parents),
             numbers={**origin.numbers, "task": origin.task, "parity": [row.to_json() for row in (*rows, *found)]},
         )
+        if lean:
+            manifest = replace(manifest, numbers={**manifest.numbers, LEAN: True})
+            for name in (_WEIGHTS, "config.json"):
+                (aside / name).unlink()
         say("hashes and model card")
         packed = _finished(aside, manifest, [*rows, *found])
     return replace(packed, folder=folder)
@@ -149,7 +160,7 @@ def rebuild(
         for kind in GRAPH_FILES:
             if (aside / GRAPH_FILES[kind]).is_file():
                 weights.add_onnx(GRAPH_FILES[kind])
-        for kind, target in _kinds(targets).items():
+        for kind, target in _kinds(targets, lean=False).items():
             path = aside / GRAPH_FILES[kind]
             if not path.is_file():
                 say(f"graph {path.name}")
@@ -180,9 +191,11 @@ def _replacing(folder: Path) -> Iterator[Path]:
         raise
 
 
-def _kinds(targets: Sequence[EngineTarget]) -> dict[GraphKind, EngineTarget]:
-    """The graphs a bundle has, each with a target that needs it; the f32 graph is always there."""
-    found: dict[GraphKind, EngineTarget] = {"f32": replace(targets[0], backend="onnxruntime", precision="f32")}
+def _kinds(targets: Sequence[EngineTarget], *, lean: bool) -> dict[GraphKind, EngineTarget]:
+    """The graphs a bundle has, each with a target that needs it; the f32 graph is always there, save in a lean one."""
+    found: dict[GraphKind, EngineTarget] = {}
+    if not lean:
+        found["f32"] = replace(targets[0], backend="onnxruntime", precision="f32")
     for target in targets:
         found.setdefault(graph_kind(target), target)
     return found

@@ -85,6 +85,9 @@ def _read_lengths(ctx: Any, param: Any, value: str) -> tuple[int, ...]:
     help="Leave linears in float until int8 changes the label of at most this share of your texts; they are named.",
 )
 @click.option("--int8-embeddings", is_flag=True, help="Engines map a word table of 8 bits; the model keeps its own.")
+@click.option(
+    "--lean", is_flag=True, help="Leave the float weights out: small, but not to be verified or rebuilt again."
+)
 @click.option("--trim-vocabulary", type=_file(), help="Keep only the vocabulary that the texts of this file use.")
 @click.option("--rebuild", type=_folder(), help="Build the engines of this bundle anew, for this machine.")
 @json_option
@@ -104,6 +107,7 @@ def export_command(
     calibrate: Path | None,
     int8_drop: float | None,
     int8_embeddings: bool,
+    lean: bool,
     trim_vocabulary: Path | None,
     rebuild: Path | None,
     as_json: bool,
@@ -117,6 +121,7 @@ def export_command(
       atb export runs/picked --out bundle
       atb export my-bert --target openvino:bf16 --target onnxruntime --lengths 16,32,64 --out bundle
       atb export my-bert --target openvino:int8 --calibrate texts.txt --out bundle
+      atb export my-bert --target openvino:int8 --calibrate texts.txt --int8-embeddings --lean --out small
       atb export my-bert --lengths auto --texts texts.txt --buckets 4 --out bundle
       atb export --rebuild bundle                          on another machine, version or GPU
     """
@@ -145,6 +150,7 @@ def export_command(
         "vocabulary": _rows(trim_vocabulary, pairs),
         "pairs": pairs,
         "int8_words": int8_embeddings,
+        "lean": lean,
         "int8_drop": int8_drop,
     }
     steps = _Steps()
@@ -257,13 +263,14 @@ def verify_command(bundle: Path, as_json: bool) -> int:
     """
     found = read_bundle(bundle)
     click.echo(f"{len(found.manifest.files)} files have the hashes of the manifest")
-    from atb_export.checking import departure_of, refuse_strange_graphs, verify_bundle
+    from atb_export.checking import departure_of, refuse_lean, refuse_strange_graphs, verify_bundle
     from atb_export.dense import load_dense
     from atb_export.exporting import bundle_probes
     from atb_export.ui import quiet_libraries
     from atb_export.verify import refuse
 
     quiet_libraries()
+    refuse_lean(found)
     refuse_strange_graphs(found)
     dense = load_dense(bundle)
     texts = bundle_probes(found, dense)

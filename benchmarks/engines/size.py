@@ -7,7 +7,8 @@ A stock BERT (the quick start's teacher) is fine-tuned here for a moment on its 
 folder with a classifier of the same labels. Every row of the table is one export of it for OpenVINO at length 64, asked
 for the labels of the same dev reviews through the engine it packed; the vocabulary is trimmed to the training reviews,
 so dev words outside of it fall into shorter pieces. A bundle also holds what makes it self-contained: tokenizer,
-safetensors to continue training from, card. "engine" counts the graph the engine is opened from and that alone.
+safetensors to verify against and to continue training from, card; a lean one does without the safetensors. "engine"
+counts what an engine is opened from and that alone: its graph, and the ranges of other files that it maps.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from atb_export.task import TaskData, label_tensor
 from runtime.backends.openvino import BACKEND as OPENVINO
 from runtime.classifier import Classifier
 from runtime.environment import environment
+from runtime.manifest import read_bundle
+from runtime.onnx_reader import read_onnx
 from runtime.target import EngineTarget, Shape
 from supernet.batches import tokenize
 from supernet.data.rows import Row
@@ -47,6 +50,7 @@ class Variant:
     precision: str
     trimmed: bool = False
     int8_words: bool = False
+    lean: bool = False
 
 
 VARIANTS = {
@@ -57,6 +61,8 @@ VARIANTS = {
     "f32, trimmed": Variant(precision="f32", trimmed=True),
     "bf16, trimmed, int8 words": Variant(precision="bf16", trimmed=True, int8_words=True),
     "int8, trimmed, int8 words": Variant(precision="int8", trimmed=True, int8_words=True),
+    "int8, lean": Variant(precision="int8", lean=True),
+    "int8, trimmed, int8 words, lean": Variant(precision="int8", trimmed=True, int8_words=True, lean=True),
 }
 
 
@@ -72,15 +78,17 @@ def ours(model: Path, out: Path, variant: Variant, data: TaskData, rows: list[Ro
         calibration=train[:64] if variant.precision == "int8" else (),
         vocabulary=train if variant.trimmed else (),
         int8_words=variant.int8_words,
+        lean=variant.lean,
     )
     packed, _ = export(model, out, order, say=lambda _: None)
-    graphs = [x for x in out.rglob("*") if x.suffix in (".onnx", ".bin", ".xml")]
-    used = max(graphs, key=lambda x: x.name.startswith("model-int8"))
+    bundle = read_bundle(out)
+    opened = bundle.artifact(bundle.manifest.engines[0])
+    mapped = {(x.location, x.offset, x.length) for x in read_onnx(opened).external}
     with Classifier.from_bundle(out) as classifier:
         logits = classifier.logits([row.texts[0] if len(row.texts) == 1 else row.texts for row in rows])
     return {
         "bytes": packed.bundle_bytes,
-        "engine_bytes": used.stat().st_size,
+        "engine_bytes": opened.stat().st_size + sum(length for *_, length in mapped),
         "accuracy": score(torch.from_numpy(logits), label_tensor(rows, data.labels)),
     }
 
@@ -146,10 +154,10 @@ def main() -> int:
     )
     for label, reason in skipped.items():
         print(f"{label} is left out: {reason}")
-    best = found["int8, trimmed, int8 words"]
+    best = found["int8, trimmed, int8 words, lean"]
     wanted = [
         target("f32_engine_of_safetensors", found[FULL]["engine_bytes"] / weights, "<=", 1.01),
-        target("least_engine_of_safetensors", best["engine_bytes"] / weights, "<=", 0.3),
+        target("least_bundle_of_safetensors", best["bytes"] / weights, "<=", 0.3),
         target("accuracy_lost_by_the_least", found[FULL]["accuracy"] - best["accuracy"], "<=", 0.01),
     ]
     if "optimum-cli" in found:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import atb_export.parity
 from atb_export.dense import DenseModel, save_dense
+from runtime.classifier import Classifier
 from runtime.engine import backend
 from runtime.errors import BundleError
 from runtime.manifest import read_bundle, write_manifest
@@ -117,6 +118,27 @@ def test_a_trimmed_vocabulary_and_an_int8_word_table_are_verified(dense_folder: 
     assert answer.document["parity"][0]["stage"] == "word table in int8 (rounding)"
     assert f"Vocabulary: {numbers['vocabulary']['kept']} of 200" in (tmp_path / "bundle/README.md").read_text()
     assert atb("verify", "bundle", cwd=tmp_path).code == 0
+
+
+def test_a_lean_bundle_serves_without_the_float_weights(dense_folder: Path, atb: Atb, tmp_path: Path) -> None:
+    (tmp_path / "texts").write_text("a lovely film\nthe plot is dull and cold\n")
+    options = ["--target", "openvino:int8", "--calibrate", "texts", "--int8-embeddings", "--lengths", 16]
+    for name, more in (("whole", []), ("small", ["--lean"])):
+        assert atb("export", dense_folder, *options, *more, "--out", name, cwd=tmp_path).code == 0
+    whole, small = read_bundle(tmp_path / "whole"), read_bundle(tmp_path / "small")
+    assert not any(name.endswith(".safetensors") for name in small.manifest.files)
+    sizes = [sum(x.bytes for x in bundle.manifest.files.values()) for bundle in (whole, small)]
+    assert sizes[1] < sizes[0] / 2
+    with Classifier.from_bundle(tmp_path / "whole") as one, Classifier.from_bundle(tmp_path / "small") as other:
+        assert (one.logits(["a lovely film"]) == other.logits(["a lovely film"])).all()
+    for command in (
+        ["verify", "small"],
+        ["export", "--rebuild", "small"],
+        ["layout", "small", "--format", "huggingface"],
+    ):
+        more = ["--out", "hub"] if command[0] == "layout" else []
+        assert "small" in atb(*command, *more, cwd=tmp_path).refusal
+    assert "is lean" in atb("verify", "small", cwd=tmp_path).refusal
 
 
 def test_one_dynamic_engine_serves_all_lengths(dense_folder: Path, atb: Atb, tmp_path: Path) -> None:
