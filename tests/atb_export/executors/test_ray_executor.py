@@ -219,7 +219,8 @@ def test_another_address_is_refused_while_one_is_joined(cluster: Any) -> None:
 
 
 PROGRAM = """
-import sys
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit it ignored
 from atb_export.executors.ray import RayExecutor
 from test_ray_executor import Cheap, Orders, TARGET, measuring, ms, Path
 if {carried}:
