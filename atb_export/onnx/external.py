@@ -126,8 +126,9 @@ class WeightFiles:
         for place in self._places.get(values.nbytes, ()):
             held = np.memmap(self.folder / place.file, values.dtype, "r", place.offset, values.size)
             factor = held.dtype.type(scale)
-            if np.array_equal(held[:_FEW] * factor, few) and np.array_equal(held * factor, values.reshape(-1)):
-                return place
+            with np.errstate(all="ignore"):  # bytes of another kind may be anything, read as these
+                if np.array_equal(held[:_FEW] * factor, few) and np.array_equal(held * factor, values.reshape(-1)):
+                    return place
         return None
 
     def _parts(self, tensor: TensorProto, scales: Sequence[float]) -> list[_Part] | None:

@@ -118,11 +118,11 @@ def check(result: Mapping[str, Any]) -> None:
 
 def _check(candidate: Mapping[str, Any], *, count: int) -> None:
     design, status = candidate["design"], candidate["status"]
-    if status not in {"measured", "failed"}:
-        raise ReportError(f"a candidate is measured or failed, got {status!r}")
+    if status not in {"measured", "failed", "spared"}:
+        raise ReportError(f"a candidate is measured, failed or spared, got {status!r}")
     if not isinstance(design["subnet"], Mapping) or len(design["precisions"]) != count:
         raise ReportError(f"a design has a subnet and a precision for each of {count} targets, got {design!r:.200}")
-    if status == "failed":
+    if status != "measured":
         return
     times = [digits.number(timing["ms"]) for timing in candidate["latencies"]]
     if len(times) != count or not all(ms is not None and ms > 0 for ms in times):

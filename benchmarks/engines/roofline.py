@@ -99,20 +99,15 @@ def by_operator(net: Supernet, precision: str, threads: int, given: Any, *, seco
     model.reshape({x: list(given["input_ids"].shape) for x in model.inputs})
     request = compiled(model, precision, threads, counters=True)
     fed = {name: given[name] for name in ("input_ids", "attention_mask")}
-    times: dict[tuple[str, str], list[float]] = defaultdict(list)
     whole = []
     end = time.perf_counter() + seconds
     while len(whole) < 20 or time.perf_counter() < end:
         begun = time.perf_counter()
         request.infer(fed, share_outputs=True)
         whole.append(time.perf_counter() - begun)
-        for x in request.get_profiling_info():
-            times[x.node_name, x.node_type].append(x.real_time.total_seconds())
-    calm = np.argsort(whole)[: max(1, len(whole) // 2)]  # the same runs for all: shares add up
-    total = float(np.mean(np.take(whole, calm)))
     found: dict[str, float] = defaultdict(float)
-    for (_, kind), values in times.items():
-        found[kind] += float(np.mean(np.take(values, calm))) / total
+    for x in request.get_profiling_info():  # means over all runs so far
+        found[x.node_type] += x.real_time.total_seconds() / float(np.mean(whole))
     return {kind: share for kind, share in sorted(found.items(), key=lambda x: -x[1]) if share >= 0.001}
 
 

@@ -204,7 +204,7 @@ def test_the_same_numbers_give_the_same_bytes(result: dict[str, Any]) -> None:
         ({"design": {"subnet": {}}}, "candidate 0 lacks a part"),
         ({"design": {"subnet": {}, "precisions": ["bf16", "f32"]}}, "a precision for each of 1 targets"),
         ({"design": {"subnet": "deep", "precisions": ["bf16"]}}, "a design has a subnet"),
-        ({"status": "guessed"}, "measured or failed, got 'guessed'"),
+        ({"status": "guessed"}, "measured, failed or spared, got 'guessed'"),
         ({"predicted_ms": [1.0, 2.0]}, "predicted_ms has a number for each of 1 targets"),
         ({"generation": -1}, "generation counts from 0, got -1"),
     ],
@@ -226,3 +226,9 @@ def test_a_search_has_a_constraint_for_each_target(result: dict[str, Any], chang
     result["search"] |= change
     with pytest.raises(ReportError, match=r"one (constraint )?for each"):
         checked(result)
+
+
+def test_what_was_spared_an_engine_has_no_latency_to_check(result: dict[str, Any]) -> None:
+    spared = {**copy.deepcopy(result["candidates"][0]), "status": "spared", "latencies": []}
+    more = {**result, "candidates": [*result["candidates"], spared]}
+    assert len(measured(checked(more))) == len(measured(result))
