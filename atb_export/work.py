@@ -155,7 +155,7 @@ class Work:
         words = Path(self._folder.name, f"words-{self._whose(net)}-{cut.hidden_size}")
         if not words.is_file():
             table = net.embedding_weights(cut.hidden_size).word
-            words.write_bytes(table.detach().float().contiguous().numpy().tobytes())
+            table.detach().float().contiguous().numpy().tofile(words)
         content = self._content(net, cut, target, words.name)
         path = Path(self._folder.name, f"{cut.key}.onnx")
         path.write_bytes(content)

@@ -66,7 +66,7 @@ SPACE = SearchSpace.of_depths(
 PARTS: tuple[tuple[Any, str, str], ...] = (
     (atb_export.evaluation, "engine_graph", "hash of the graph"),
     (atb_export.work, "engine_graph", "hash of the graph"),
-    (Work, "_bytes", "graph"),
+    (Work, "_content", "graph"),
     (GraphBuilder, "to_bytes", "serialise"),
     (type(BACKEND), "_read", "read"),
     (type(BACKEND), "_compile", "compile"),
