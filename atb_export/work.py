@@ -92,6 +92,7 @@ class Work:
     def __init__(self, inputs: WorkInputs) -> None:
         self.inputs = inputs
         self._references: dict[EngineTarget, Engine] = {}
+        self._met: set[str] = set()
         self._rounded: dict[tuple[str, SubnetConfig, str], bytes] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="atb-work-")
 
@@ -149,25 +150,27 @@ class Work:
         """The file of the graph that would be shipped, and the bytes of the whole model.
 
         The word table lies beside it, one for each hidden size: copying that into every graph, and out of it again,
-        takes longer than compiling the rest.
+        takes longer than compiling the rest. The first graph of a hidden size, which may be the last, has it inside.
         """
         net, cut = self._net(subnet)
         words = Path(self._folder.name, f"words-{self._whose(net)}-{cut.hidden_size}")
-        if not words.is_file():
+        beside = target.precision == "int8" or words.name in self._met
+        self._met.add(words.name)
+        if beside and not words.is_file():
             table = net.embedding_weights(cut.hidden_size).word
             table.detach().float().contiguous().numpy().tofile(words)
-        content = self._content(net, cut, target, words.name)
+        content = self._content(net, cut, target, words.name if beside else None)
         path = Path(self._folder.name, f"{cut.key}.onnx")
         path.write_bytes(content)
         try:
-            yield path, len(content) + words.stat().st_size
+            yield path, len(content) + (words.stat().st_size if beside else 0)
         finally:
             path.unlink()
 
     def _whose(self, net: Supernet) -> str:
         return "reference" if net is self.inputs.reference else "supernet"
 
-    def _content(self, net: Supernet, cut: SubnetConfig, target: EngineTarget, words_file: str) -> bytes:
+    def _content(self, net: Supernet, cut: SubnetConfig, target: EngineTarget, words_file: str | None) -> bytes:
         """The graph without its words; an int8 one is calibrated once for a subnet's latency and its accuracy."""
         made = partial(
             graph_for,
