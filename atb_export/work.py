@@ -154,7 +154,9 @@ class Work:
         """
         net, cut = self._net(subnet)
         words = Path(self._folder.name, f"words-{self._whose(net)}-{cut.hidden_size}")
-        beside = target.precision == "int8" or words.name in self._met
+        # A typed graph has a table of its own type, which no other shares. An int8 one is written for two questions.
+        kind = graph_kind(target)
+        beside = kind == "int8" or (kind in ("f32", "openvino") and words.name in self._met)
         self._met.add(words.name)
         if beside and not words.is_file():
             table = net.embedding_weights(cut.hidden_size).word

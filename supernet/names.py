@@ -87,8 +87,3 @@ DISTILBERT = Names(
     layers="transformer.layer.",
     layer=_DISTILBERT_LAYER,
 )
-
-
-def stock_name(name: str) -> str:
-    """Our tensor's name in `transformers`' BertForSequenceClassification; `KeyError` if it has none."""
-    return BERT.of(name)

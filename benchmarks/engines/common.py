@@ -14,7 +14,7 @@ from outcome import finish, table, target
 from runtime.engine import Feeds
 from supernet.facts import ModelFacts
 from supernet.model import Supernet
-from supernet.names import stock_name
+from supernet.names import BERT
 from supernet.space import SubnetConfig
 
 __all__ = ["BASE", "FACTS", "TINY", "feeds", "finish", "net_of", "sizes", "stock_weights", "table", "target"]
@@ -61,7 +61,7 @@ def sizes(net: Supernet) -> dict[str, int]:
 
 def stock_weights(net: Supernet) -> dict[str, torch.Tensor]:
     """The net's tensors by the names of `transformers`."""
-    return {stock_name(name): tensor for name, tensor in net.state_dict().items()}
+    return {BERT.of(name): tensor for name, tensor in net.state_dict().items()}
 
 
 def feeds(batch: int, length: int, *, padded: bool = False, seed: int = 0) -> Feeds:

@@ -16,7 +16,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from supernet.facts import ModelFacts
 from supernet.importance import measure_importance, reorder
 from supernet.model import Supernet
-from supernet.names import stock_name
+from supernet.names import BERT
 from supernet.space import SubnetConfig
 from supernet.teacher import supernet_from_bert
 
@@ -46,7 +46,7 @@ def stock(shape: SubnetConfig, facts: ModelFacts, randomise: Make) -> BertForSeq
 def loaded(stock: BertForSequenceClassification, shape: SubnetConfig, facts: ModelFacts) -> Supernet:
     model = Supernet(shape=shape, facts=facts)
     theirs = stock.state_dict()
-    model.load_state_dict({name: theirs[stock_name(name)] for name in model.state_dict()})
+    model.load_state_dict({name: theirs[BERT.of(name)] for name in model.state_dict()})
     return model.eval()
 
 

@@ -5,7 +5,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from supernet.facts import ModelFacts
 from supernet.model import Supernet
-from supernet.names import stock_name
+from supernet.names import BERT
 from supernet.space import SubnetConfig
 
 
@@ -24,12 +24,12 @@ def test_every_tensor_has_its_own_name_and_shape_in_stock_bert() -> None:
         shape=SubnetConfig.uniform(hidden_size=16, depth=2, heads=2, ffn_size=24),
         facts=ModelFacts(vocab_size=100, max_position_embeddings=12, num_labels=3),
     )
-    assert {stock_name(name): p.shape for name, p in ours.named_parameters()} == theirs
+    assert {BERT.of(name): p.shape for name, p in ours.named_parameters()} == theirs
     assert len(list(ours.named_parameters())) == len(theirs)
 
 
 def test_layer_index_is_kept() -> None:
-    assert stock_name("layers.11.cells.0.output.bias") == "bert.encoder.layer.11.output.dense.bias"
+    assert BERT.of("layers.11.cells.0.output.bias") == "bert.encoder.layer.11.output.dense.bias"
 
 
 @pytest.mark.parametrize(
@@ -45,4 +45,4 @@ def test_layer_index_is_kept() -> None:
 )
 def test_unknown_name(name: str) -> None:
     with pytest.raises(KeyError):
-        stock_name(name)
+        BERT.of(name)
