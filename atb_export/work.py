@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from atb_export.errors import VerificationError
-from atb_export.graphs import graph_for, graph_kind
+from atb_export.graphs import graph_kind, graph_parts_for
 from atb_export.jobs import Failed, Measured, MeasureJob, Scored, ScoreJob
 from atb_export.onnx.graph import graph_hash
 from atb_export.onnx.quantise import SCHEME
 from atb_export.scoring import Tuning, race
 from atb_export.verify import compare, engine_logits, exact_quantised_logits, feeds_for, probe_texts, refuse
+from atb_export.word_files import WordFiles
 from runtime.engine import Engine, backend, usable_cpus
 from runtime.environment import environment, hardware_id, runtime_version
 from runtime.errors import AtbRuntimeError
@@ -41,7 +42,7 @@ _Result = TypeVar("_Result", Measured, Scored)
 # Beside a reference in every window, five windows of 12 ms place an engine within about 2.5 %.
 SEARCH_PLAN = MeasurePlan(windows=5, window_ms=12.0, max_repeats=5)
 REFERENCE_PLAN = MeasurePlan(windows=30, window_ms=25.0, max_repeats=30)
-PROBES = 8
+PROBES = 4  # of lengths from the shortest to the longest; what is packed is held against many more
 CALIBRATION_ROWS = 16
 _MOST_ROUNDED = 32  # int8 graphs kept, of some megabytes each: more than a generation asks for
 _BATCH = 16  # rows an int8 engine answers at once when it is asked for its accuracy
@@ -92,9 +93,9 @@ class Work:
     def __init__(self, inputs: WorkInputs) -> None:
         self.inputs = inputs
         self._references: dict[EngineTarget, Engine] = {}
-        self._met: set[str] = set()
-        self._rounded: dict[tuple[str, SubnetConfig, str], bytes] = {}
+        self._rounded: dict[tuple[bool, SubnetConfig, str], Sequence[bytes | memoryview]] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="atb-work-")
+        self._words = WordFiles(Path(self._folder.name))
 
     def close(self) -> None:
         """Closes the reference engines and removes the files; may be called twice."""
@@ -147,35 +148,31 @@ class Work:
 
     @contextmanager
     def _graph(self, subnet: SubnetConfig | None, target: EngineTarget) -> Iterator[tuple[Path, int]]:
-        """The file of the graph that would be shipped, and the bytes of the whole model.
-
-        The word table lies beside it, one for each hidden size: copying that into every graph, and out of it again,
-        takes longer than compiling the rest. The first graph of a hidden size, which may be the last, has it inside.
-        """
+        """The file of the graph that would be shipped, and the bytes of the whole model."""
         net, cut = self._net(subnet)
-        words = Path(self._folder.name, f"words-{self._whose(net)}-{cut.hidden_size}")
-        # A typed graph has a table of its own type, which no other shares. An int8 one is written for two questions.
-        kind = graph_kind(target)
-        beside = kind == "int8" or (kind in ("f32", "openvino") and words.name in self._met)
-        self._met.add(words.name)
-        if beside and not words.is_file():
-            table = net.embedding_weights(cut.hidden_size).word
-            table.detach().float().contiguous().numpy().tofile(words)
-        content = self._content(net, cut, target, words.name if beside else None)
         path = Path(self._folder.name, f"{cut.key}.onnx")
-        path.write_bytes(content)
+        size = self._write(path, net, cut, target)
         try:
-            yield path, len(content) + (words.stat().st_size if beside else 0)
+            yield path, size
         finally:
             path.unlink()
 
-    def _whose(self, net: Supernet) -> str:
-        return "reference" if net is self.inputs.reference else "supernet"
+    def _write(self, path: Path, net: Supernet, cut: SubnetConfig, target: EngineTarget) -> int:
+        """The word table lies beside the graph: joining and parsing what most of a small model is takes longer than
+        compiling the rest. A typed graph, whose table is of its own type, has it inside."""
+        words = None
+        if graph_kind(target) not in ("f16", "bf16"):
+            words = self._words.file(net, cut.hidden_size)
+        with path.open("wb") as file:
+            file.writelines(self._parts(net, cut, target, None if words is None else words.name))
+        return path.stat().st_size + (0 if words is None else words.stat().st_size)
 
-    def _content(self, net: Supernet, cut: SubnetConfig, target: EngineTarget, words_file: str | None) -> bytes:
+    def _parts(
+        self, net: Supernet, cut: SubnetConfig, target: EngineTarget, words_file: str | None
+    ) -> Sequence[bytes | memoryview]:
         """The graph without its words; an int8 one is calibrated once for a subnet's latency and its accuracy."""
         made = partial(
-            graph_for,
+            graph_parts_for,
             net,
             cut,
             target,
@@ -185,7 +182,7 @@ class Work:
         )
         if target.precision != "int8":
             return made()
-        key = (self._whose(net), cut, graph_kind(target))
+        key = (net is self.inputs.reference, cut, graph_kind(target))
         if key not in self._rounded:
             while len(self._rounded) >= _MOST_ROUNDED:
                 del self._rounded[next(iter(self._rounded))]

@@ -95,8 +95,12 @@ class GraphBuilder:
         """The finished model, checked against the ONNX specification: what `to_bytes` writes, read back."""
         return onnx.load_from_string(self.to_bytes())
 
-    def to_bytes(self, *, outside: Mapping[str, str] | None = None) -> bytes:
-        """The finished model as a file's content, every weight copied once; byte for byte what onnx would write.
+    def to_bytes(self) -> bytes:
+        """The finished model as a file's content."""
+        return b"".join(self.to_parts())
+
+    def to_parts(self, *, outside: Mapping[str, str] | None = None) -> list[bytes | memoryview]:
+        """A file's content in pieces, weights not copied where they lie in order; joined what onnx would write.
 
         The weights named in `outside` are not in it but in the files given, each whole, as raw little-endian values
         beside the model (ONNX's external data).
@@ -126,7 +130,7 @@ class GraphBuilder:
         parts.append(ports.SerializeToString())
         size = sum(memoryview(part).nbytes for part in parts)
         start = head.SerializeToString() + _lead(onnx.ModelProto.GRAPH_FIELD_NUMBER, size)
-        return b"".join([start, *parts, tail.SerializeToString()])
+        return [start, *parts, tail.SerializeToString()]
 
 
 def _check(

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import onnx
@@ -231,21 +232,32 @@ def graph_from_supernet(
     return _written(model, subnet, token_types, builder).build()
 
 
-@torch.no_grad()
 def graph_bytes(
     model: Supernet,
     subnet: SubnetConfig | None = None,
     *,
     token_types: bool = False,
     builder: Callable[[str], GraphBuilder] = GraphBuilder,
-    words_file: str | None = None,
 ) -> bytes:
-    """`graph_from_supernet` as a file's content, to the byte; what is measured and what is shipped come from here.
+    """`graph_from_supernet` as a file's content, to the byte; what is measured and what is shipped come from here."""
+    return b"".join(graph_parts(model, subnet, token_types=token_types, builder=builder))
+
+
+@torch.no_grad()
+def graph_parts(
+    model: Supernet,
+    subnet: SubnetConfig | None = None,
+    *,
+    token_types: bool = False,
+    builder: Callable[[str], GraphBuilder] = GraphBuilder,
+    words_file: str | None = None,
+) -> list[bytes | memoryview]:
+    """`graph_bytes` in the pieces it is joined of, which a file takes without joining tens of megabytes first.
 
     With `words_file` the word table, most of a small net, is not in it but in that file beside it.
     """
     outside = None if words_file is None else {WORDS: words_file}
-    return _written(model, subnet, token_types, builder).to_bytes(outside=outside)
+    return _written(model, subnet, token_types, builder).to_parts(outside=outside)
 
 
 def _written(
@@ -259,6 +271,7 @@ def _written(
     return graph
 
 
+@lru_cache(maxsize=256)
 @torch.no_grad()
 def graph_hash(subnet: SubnetConfig, facts: ModelFacts, *, token_types: bool) -> str:
     """`GraphBuilder.structure` of a subnet's graph, without any weights: what its latency can depend on.

@@ -23,12 +23,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from atb_export.onnx.builder import GraphBuilder
 from atb_export.onnx.calibration import FLOAT_LINEARS, Seen, inputs_seen
-from atb_export.onnx.graph import graph_bytes
+from atb_export.onnx.graph import graph_parts
 from supernet.batches import TokenizedTexts
 from supernet.model import Supernet
 from supernet.space import SubnetConfig
@@ -41,24 +40,6 @@ _TRIED_TOKENS = 64
 _NONE: frozenset[str] = frozenset()
 
 
-def quantised_graph(
-    net: Supernet,
-    subnet: SubnetConfig,
-    rows: TokenizedTexts,
-    *,
-    token_types: bool,
-    keep_float: frozenset[str] = _NONE,
-    symmetric: bool = True,
-) -> onnx.ModelProto:
-    """The subnet's ONNX classifier with int8 products, calibrated on `rows`: real texts, labels not needed.
-
-    16 rows serve, 64 are a little better. Linears named in `keep_float` stay as they are. Raises `BackendUnavailable`
-    where ONNX Runtime is missing.
-    """
-    written = quantised_bytes(net, subnet, rows, token_types=token_types, keep_float=keep_float, symmetric=symmetric)
-    return onnx.load_from_string(written)
-
-
 def quantised_bytes(
     net: Supernet,
     subnet: SubnetConfig,
@@ -67,15 +48,34 @@ def quantised_bytes(
     token_types: bool,
     keep_float: frozenset[str] = _NONE,
     symmetric: bool = True,
-    words_file: str | None = None,
 ) -> bytes:
-    """`quantised_graph` as a file's content; with `words_file` the word table is in that file beside it."""
+    """A file's content: the subnet's ONNX classifier with int8 products, calibrated on `rows`, which need no labels.
+
+    16 rows of real text serve, 64 are a little better. Linears named in `keep_float` stay as they are. Raises
+    `BackendUnavailable` where ONNX Runtime is missing.
+    """
+    return b"".join(
+        quantised_parts(net, subnet, rows, token_types=token_types, keep_float=keep_float, symmetric=symmetric)
+    )
+
+
+def quantised_parts(
+    net: Supernet,
+    subnet: SubnetConfig,
+    rows: TokenizedTexts,
+    *,
+    token_types: bool,
+    keep_float: frozenset[str] = _NONE,
+    symmetric: bool = True,
+    words_file: str | None = None,
+) -> list[bytes | memoryview]:
+    """`quantised_bytes` in pieces; with `words_file` the word table is in that file beside it."""
     seen = inputs_seen(net, subnet, rows, token_types=token_types)
     if unknown := keep_float - seen.keys():
         raise ValueError(f"there is no linear {min(unknown)} to keep in float; there are {', '.join(seen)}")
     linears = {name: x for name, x in seen.items() if name not in keep_float}
     builder = partial(QuantisingBuilder, linears=linears, symmetric=symmetric)
-    return graph_bytes(net, subnet, token_types=token_types, builder=builder, words_file=words_file)
+    return graph_parts(net, subnet, token_types=token_types, builder=builder, words_file=words_file)
 
 
 class Rounded(NamedTuple):

@@ -36,6 +36,7 @@ import runtime.measure
 from atb_export.evaluation import Evaluation, Subject, find_reference
 from atb_export.executors.local import LocalExecutor
 from atb_export.onnx.builder import GraphBuilder
+from atb_export.word_files import WordFiles
 from atb_export.work import Work, WorkInputs, engine_graph
 from runtime.backends.openvino import BACKEND
 from runtime.environment import environment
@@ -66,8 +67,10 @@ SPACE = SearchSpace.of_depths(
 PARTS: tuple[tuple[Any, str, str], ...] = (
     (atb_export.evaluation, "engine_graph", "hash of the graph"),
     (atb_export.work, "engine_graph", "hash of the graph"),
-    (Work, "_content", "graph"),
-    (GraphBuilder, "to_bytes", "serialise"),
+    (Work, "_write", "write"),
+    (WordFiles, "file", "words"),
+    (Work, "_parts", "graph"),
+    (GraphBuilder, "to_parts", "serialise"),
     (type(BACKEND), "_read", "read"),
     (type(BACKEND), "_compile", "compile"),
     (Work, "_verify", "verify"),

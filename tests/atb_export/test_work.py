@@ -14,7 +14,7 @@ import atb_export.work
 from atb_export.dense import DenseModel
 from atb_export.jobs import Failed, Measured, MeasureJob, Scored, ScoreJob
 from atb_export.onnx.graph import graph_bytes
-from atb_export.onnx.quantise import quantised_graph
+from atb_export.onnx.quantise import quantised_bytes
 from atb_export.verify import engine_logits, reference_logits
 from atb_export.work import Work, WorkInputs, engine_graph
 from runtime.engine import backend
@@ -129,12 +129,12 @@ def refused(found: object, reason: str, *, lasting: bool = True) -> None:
 def test_an_engine_that_does_not_compile_is_not_timed(
     work: Work, drawn: SubnetConfig, monkeypatch: pytest.MonkeyPatch, timed: list[Any]
 ) -> None:
-    real = atb_export.work.graph_for
+    real = atb_export.work.graph_parts_for
 
-    def none(net: Any, cut: Any, *rest: Any, **more: Any) -> bytes:
-        return b"no model" if cut is drawn else real(net, cut, *rest, **more)
+    def none(net: Any, cut: Any, *rest: Any, **more: Any) -> Any:
+        return [b"no model"] if cut is drawn else real(net, cut, *rest, **more)
 
-    monkeypatch.setattr(atb_export.work, "graph_for", none)
+    monkeypatch.setattr(atb_export.work, "graph_parts_for", none)
     refused(work.measure(job(drawn)), f"does not compile: {drawn.key}.onnx is not an ONNX model")
     assert timed == []
 
@@ -157,12 +157,12 @@ def test_law_3_the_engine_of_another_subnet_is_noticed(
     shape = work.inputs.supernet.shape
     mine = SubnetConfig(hidden_size=24, layers=shape.layers[1:3])
     other = SubnetConfig(hidden_size=24, layers=shape.layers[0:2])
-    real = atb_export.work.graph_for
+    real = atb_export.work.graph_parts_for
 
     def swapped(net: Any, cut: Any, *rest: Any, **more: Any) -> bytes:
         return real(net, other if cut is mine else cut, *rest, **more)
 
-    monkeypatch.setattr(atb_export.work, "graph_for", swapped)
+    monkeypatch.setattr(atb_export.work, "graph_parts_for", swapped)
     refused(work.measure(job(mine)), "computes something else")
     assert timed == []
 
@@ -211,7 +211,7 @@ def test_law_3_an_int8_engine_is_held_against_its_own_graph(
 
 def test_an_int8_accuracy_is_that_of_the_int8_engine(work: Work, drawn: SubnetConfig) -> None:
     inputs = work.inputs
-    onnx = quantised_graph(inputs.supernet, drawn, inputs.calibration, token_types=False).SerializeToString()
+    onnx = quantised_bytes(inputs.supernet, drawn, inputs.calibration, token_types=False)
     with backend("onnxruntime").open(onnx, INT8) as engine:
         right = engine_logits(engine, inputs.texts).argmax(-1) == inputs.labels.numpy()
     found = work.score(ScoreJob(subnet=drawn, quantised=INT8))

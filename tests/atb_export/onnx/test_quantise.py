@@ -20,7 +20,6 @@ from atb_export.onnx.quantise import (
     _symmetric_scale,
     _weight_scales,
     quantised_bytes,
-    quantised_graph,
     round_linear,
 )
 from atb_export.verify import TOLERANCES, compare, engine_logits, exact_quantised_logits, reference_logits
@@ -41,7 +40,8 @@ def target(name: str, *, batch: int = 1) -> EngineTarget:
 
 
 def quantised(model: DenseModel, rows: TokenizedTexts, subnet: SubnetConfig | None = None) -> onnx.ModelProto:
-    return quantised_graph(model.net, subnet or model.net.shape, rows, token_types=rows.token_type_ids is not None)
+    written = quantised_bytes(model.net, subnet or model.net.shape, rows, token_types=rows.token_type_ids is not None)
+    return onnx.load_from_string(written)
 
 
 def changed(model: onnx.ModelProto, name: str, change: Callable[[Any], Any]) -> bytes:
@@ -147,12 +147,12 @@ def test_token_types_are_calibrated_on(name: str, make_dense: Dense, probes: Tok
 def test_linears_named_stay_in_float(make_dense: Dense, probes: TokenizedTexts) -> None:
     net = make_dense().net
     kept = frozenset({"layer1.output", "layer3.query"})
-    graph = quantised_graph(net, net.shape, probes, token_types=False, keep_float=kept)
+    graph = onnx.load_from_string(quantised_bytes(net, net.shape, probes, token_types=False, keep_float=kept))
     stored = {x.name: numpy_helper.to_array(x).dtype for x in graph.graph.initializer}
     floats = {x.removesuffix(".weight") for x in stored if x.endswith(".weight") and stored[x] == np.float32}
     assert {x for x in floats if x.endswith(("qkv", "query", "output", "intermediate"))} == kept
     with pytest.raises(ValueError, match=r"no linear layer9.qkv to keep in float; there are layer0.qkv, "):
-        quantised_graph(net, net.shape, probes, token_types=False, keep_float=frozenset({"layer9.qkv"}))
+        quantised_bytes(net, net.shape, probes, token_types=False, keep_float=frozenset({"layer9.qkv"}))
 
 
 @pytest.mark.parametrize("name", BACKENDS)
