@@ -15,8 +15,8 @@ from atb_export.packing import LEAN, source_of
 from atb_export.parity import Verifier
 from atb_export.verify import Parity
 from runtime.engine import backend
+from runtime.files import sha256_of
 from runtime.manifest import Bundle, EngineEntry
-from runtime.onnx_file import sha256_of
 from supernet.batches import TokenizedTexts
 
 

@@ -26,7 +26,7 @@ from atb_export.ui import Ui
 from atb_export.verify import compare, probe_texts, reference_logits, refuse
 from atb_export.work import CALIBRATION_ROWS, WorkInputs
 from atb_export.workspace import Stage, Workspace
-from runtime.onnx_file import sha256_of
+from runtime.files import sha256_of
 from runtime.target import EngineTarget
 from search.design import Design
 from search.store import Store

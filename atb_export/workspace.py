@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from atb_export.errors import WorkspaceError
-from runtime.files import write_whole
-from runtime.onnx_file import sha256_of
+from runtime.files import sha256_of, write_whole
 
 _STARTED, _DONE = "started.json", "done.json"
 

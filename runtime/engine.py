@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from runtime.backends import BACKENDS
 from runtime.errors import FeedError, UnsupportedTarget
-from runtime.onnx_file import TensorSpec
 from runtime.target import EngineTarget, Shape
+from runtime.tensors import TensorSpec
 
 Feeds: TypeAlias = Mapping[str, NDArray[Any]]
 """Input name -> array; `input_ids` and `attention_mask` are int64 [batch, sequence]."""

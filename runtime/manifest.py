@@ -11,8 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal, get_args
 
 from runtime.errors import BundleError
-from runtime.files import write_whole
-from runtime.onnx_file import sha256_of
+from runtime.files import sha256_of, write_whole
 from runtime.onnx_reader import read_onnx
 from runtime.target import EngineTarget
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from supernet.batches import BatchOrder, TokenizedTexts
-from supernet.errors import SupernetError, TeacherError
+from supernet.data.location import PACKAGE_PREFIX, package_path
+from supernet.errors import DataError, SupernetError, TeacherError
 from supernet.families import facts_of, family_of, supernet_of
 from supernet.losses import hard_label
 from supernet.model import Supernet
@@ -39,16 +39,12 @@ class Teacher:
 
 def find_teacher(name: str) -> str:
     """`package:NAME/FOLDER` to the folder inside that installed package; a folder or hub name as it is."""
-    if not name.startswith("package:"):
+    if not name.startswith(PACKAGE_PREFIX):
         return name
-    package, _, inside = name.removeprefix("package:").partition("/")
-    spec = find_spec(package)  # finds without importing: some packages import half the world
-    if spec is None or not spec.submodule_search_locations:
-        raise TeacherError(f"the teacher {name} names the package {package!r}, which is not installed: pip install it")
-    folder = Path(spec.submodule_search_locations[0], inside)
-    if ".." in Path(inside).parts or not folder.is_dir():
-        raise TeacherError(f"the package {package} has no folder {inside!r}")
-    return str(folder)
+    try:
+        return str(package_path(name))
+    except DataError as error:
+        raise TeacherError(f"there is no teacher {name}: {error}") from error
 
 
 def load_teacher(name: str, *, labels: Sequence[str], seed: int) -> Teacher:

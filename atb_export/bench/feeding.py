@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from atb_export.bench.errors import BenchError
 from runtime.classifier import Text
 from runtime.engine import Engine, EngineBase, Feeds
-from runtime.onnx_file import TensorSpec
 from runtime.target import EngineTarget, Shape
+from runtime.tensors import TensorSpec
 
 SAMPLE = 256
 """As many texts of a file are one pass of Offline; SingleStream and Server draw from the same."""
@@ -28,8 +28,8 @@ def feeds_of(engine: Engine) -> dict[str, NDArray[np.int64]]:
     return {x.name: values.get(x.name, np.zeros_like(ids)) for x in engine.inputs}
 
 
-def read_texts(path: Path, *, rng: Random) -> list[Text]:
-    """A text per line, or two with a tab between; at most `SAMPLE` of them, drawn by `rng`. Raises `BenchError`."""
+def read_texts(path: Path, *, rng: Random, most: int = SAMPLE) -> list[Text]:
+    """A text per line, or two with a tab between; at most `most` of them, drawn by `rng`. Raises `BenchError`."""
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -37,7 +37,7 @@ def read_texts(path: Path, *, rng: Random) -> list[Text]:
     if not lines:
         raise BenchError(f"{path} holds no text: one text per line is wanted, or two with a tab between")
     rows: list[Text] = []
-    for line in rng.sample(lines, min(SAMPLE, len(lines))):
+    for line in rng.sample(lines, min(most, len(lines))):
         first, *rest = line.split("\t")
         if len(rest) > 1 or bool(rest) != ("\t" in lines[0]):
             raise BenchError(

@@ -20,8 +20,8 @@ from atb_export.ui import quiet_libraries
 from runtime.classifier import Text
 from runtime.engine import Engine, EngineBase, Feeds, refuse_missing_threads
 from runtime.errors import UnsupportedTarget
-from runtime.onnx_file import TensorSpec
 from runtime.target import EngineTarget, Precision
+from runtime.tensors import TensorSpec
 
 _DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 

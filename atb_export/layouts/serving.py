@@ -11,8 +11,8 @@ from typing import Any
 from atb_export.layouts.writing import LayoutError, plain_name
 from runtime.backends.tensorrt.record import RECORD_FILE, PlanRecord
 from runtime.manifest import Bundle, EngineEntry
-from runtime.onnx_file import TensorSpec
 from runtime.target import EngineTarget
+from runtime.tensors import TensorSpec
 
 DYNAMIC_STEP = 8  # of the lengths a free-length engine is fed: texts of nearby lengths can share a batch
 _PADS = ("[PAD]", "<pad>")

@@ -25,7 +25,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime.onnx_file import sha256_of
+from runtime.files import sha256_of
 
 _SMALLEST = 1024  # bytes; smaller ones stay inside: shapes and axes are read while a graph is parsed
 _ALIGNMENT = 64

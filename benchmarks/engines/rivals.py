@@ -28,8 +28,8 @@ from common import sizes, stock_weights
 from runtime.backends.onnxruntime import BACKEND as ONNXRUNTIME
 from runtime.backends.openvino import BACKEND as OPENVINO
 from runtime.engine import EngineBase, Feeds
-from runtime.onnx_file import TensorSpec
 from runtime.target import EngineTarget
+from runtime.tensors import TensorSpec
 from supernet.model import Supernet
 
 Opener = Callable[[EngineTarget], Any]

@@ -37,8 +37,8 @@ from runtime.engine import Engine, EngineBase, Feeds, backend
 from runtime.errors import AtbRuntimeError
 from runtime.files import write_whole
 from runtime.measure import MeasurePlan, measure
-from runtime.onnx_file import TensorSpec
 from runtime.target import EngineTarget, Precision, Shape
+from runtime.tensors import TensorSpec
 from supernet.model import Supernet
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}

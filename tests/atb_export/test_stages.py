@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from runtime.files import sha256_of
 from runtime.manifest import read_bundle
-from runtime.onnx_file import sha256_of
 
 KILLED = ["teacher", "supernet", "search", "distill", "bundle", "publish"]
 

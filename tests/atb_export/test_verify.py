@@ -22,8 +22,8 @@ from atb_export.verify import (
     reference_logits,
     refuse,
 )
-from runtime.onnx_file import TensorSpec
 from runtime.target import EngineTarget, Shape
+from runtime.tensors import TensorSpec
 from supernet.batches import TokenizedTexts
 
 WANTED = np.array([[1.0, -1.0], [0.5, 4.0], [-2.0, 0.0]])

@@ -11,8 +11,8 @@ from runtime.classifier import Classifier
 from runtime.engine import EngineBase, backend
 from runtime.errors import AtbRuntimeError, BackendUnavailable, BundleError, UnsupportedTarget
 from runtime.manifest import EngineEntry, Manifest, ModelFacts, write_manifest
-from runtime.onnx_file import TensorSpec
 from runtime.target import EngineTarget, Shape
+from runtime.tensors import TensorSpec
 
 pytest.importorskip("openvino")
 pytest.importorskip("onnxruntime")

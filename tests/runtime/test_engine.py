@@ -18,8 +18,8 @@ from runtime.engine import (
     static_dims,
 )
 from runtime.errors import AtbRuntimeError, FeedError, UnsupportedTarget
-from runtime.onnx_file import TensorSpec
 from runtime.target import Shape
+from runtime.tensors import TensorSpec
 
 SPECS = tuple(TensorSpec(name=name, dtype="int64", shape=(2, 4)) for name in ("input_ids", "attention_mask"))
 

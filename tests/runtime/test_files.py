@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
-from runtime.files import appearing, write_whole
+from runtime.files import appearing, sha256_of, write_whole
+
+
+def test_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"abc" * 100_000)
+    assert sha256_of(path) == hashlib.sha256(b"abc" * 100_000).hexdigest()
 
 
 def test_files_appear_at_the_end_only(tmp_path: Path) -> None:

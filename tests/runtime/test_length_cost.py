@@ -10,8 +10,8 @@ from runtime.buckets import choose_buckets
 from runtime.engine import EngineBase, backend
 from runtime.length_cost import LengthCost, full_feeds, grid, measure_length_cost
 from runtime.measure import MeasurePlan
-from runtime.onnx_file import TensorSpec
 from runtime.target import EngineTarget, Shape
+from runtime.tensors import TensorSpec
 
 PLAN = MeasurePlan(windows=4, window_ms=5, min_runs=2)
 

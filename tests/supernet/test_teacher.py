@@ -184,8 +184,8 @@ def test_where_teachers_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert find_teacher("package:carrier/model") == str(tmp_path / "carrier" / "model")
     for wrong, told in (
         ("package:no_such_one/x", "not installed"),
-        ("package:carrier/gone", "has no folder 'gone'"),
-        ("package:carrier/../carrier", "has no folder"),
+        ("package:carrier/gone", "holds no 'gone'"),
+        ("package:carrier/../", "holds no"),
     ):
         with pytest.raises(TeacherError, match=told):
             find_teacher(wrong)

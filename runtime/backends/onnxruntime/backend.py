@@ -11,9 +11,9 @@ from runtime.backends.onnxruntime.engine import OnnxRuntimeEngine
 from runtime.engine import Hint, engine_dims, refuse_unknown_hint
 from runtime.errors import BackendUnavailable, UnsupportedTarget
 from runtime.files import appearing
-from runtime.onnx_file import TensorSpec
 from runtime.onnx_reader import CONTRIBUTED, OnnxSummary, check_onnx
 from runtime.target import EngineTarget, Shape
+from runtime.tensors import TensorSpec
 
 ARTIFACT = "model.onnx"
 _DTYPES = {"tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(float)": "float32"}

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from runtime.engine import EngineBase, FeedCheck, Feeds
 from runtime.errors import AtbRuntimeError
-from runtime.onnx_file import TensorSpec
 from runtime.target import EngineTarget
+from runtime.tensors import TensorSpec
 
 
 class OnnxRuntimeEngine(EngineBase):

@@ -14,8 +14,8 @@ import numpy as np
 
 from runtime.engine import refuse_missing_threads
 from runtime.errors import CompileError, UnsupportedTarget
-from runtime.onnx_file import TensorSpec
 from runtime.target import EngineTarget
+from runtime.tensors import TensorSpec
 
 PROVIDERS = {"CPU": "CPUExecutionProvider", "CUDA": "CUDAExecutionProvider"}
 PRECISIONS = {"CPU": ("f32", "int8"), "CUDA": ("f32", "bf16", "f16")}

@@ -12,9 +12,9 @@ from runtime.backends.openvino.precision import other_precision, precision_of
 from runtime.engine import Hint, engine_dims, refuse_unknown_hint
 from runtime.errors import BackendUnavailable, CompileError, UnsupportedTarget
 from runtime.files import appearing
-from runtime.onnx_file import TensorSpec
 from runtime.onnx_reader import CONTRIBUTED, check_onnx
 from runtime.target import EngineTarget, Shape
+from runtime.tensors import TensorSpec
 
 ARTIFACT = "model.xml"
 

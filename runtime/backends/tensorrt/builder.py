@@ -15,8 +15,9 @@ from runtime.backends.tensorrt.flavour import errors_of, new_log
 from runtime.backends.tensorrt.record import PlanRecord, Profile, ShapeRange
 from runtime.engine import AXES, static_dims
 from runtime.errors import BackendUnavailable, CompileError, UnsupportedTarget
-from runtime.onnx_file import TensorSpec, sha256_of
+from runtime.files import sha256_of
 from runtime.target import EngineTarget, Shape
+from runtime.tensors import TensorSpec
 
 PORTABLE = {"ampere_plus": "AMPERE_PLUS", "same_capability": "SAME_COMPUTE_CAPABILITY"}
 """Devices of a target that stand for several GPUs at once, with TensorRT's names; slower than a plan for one."""

@@ -14,8 +14,8 @@ from runtime.backends.tensorrt.caches import RuntimeCache
 from runtime.backends.tensorrt.cuda import Buffer, cuda_runtime, done
 from runtime.engine import EngineBase, FeedCheck, Feeds, engine_dims
 from runtime.errors import AtbRuntimeError
-from runtime.onnx_file import TensorSpec
 from runtime.target import EngineTarget
+from runtime.tensors import TensorSpec
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

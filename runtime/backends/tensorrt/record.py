@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import BackendUnavailable, BundleError, UnsupportedTarget
-from runtime.onnx_file import TensorSpec
 from runtime.target import EngineTarget, Shape
+from runtime.tensors import TensorSpec
 
 PLAN_FILE = "model.plan"
 RECORD_FILE = "plan.json"  # sorts after the plan: it appears when the plan is in place

@@ -17,8 +17,8 @@ from atb_export.onnx.graph import graph_bytes
 from runtime.backends.tensorrt.record import PLAN_FILE, RECORD_FILE, PlanRecord, Profile, ShapeRange
 from runtime.engine import backend
 from runtime.manifest import Bundle, EngineEntry, Manifest, ModelFacts, read_bundle, write_manifest
-from runtime.onnx_file import TensorSpec
 from runtime.target import EngineTarget, Shape
+from runtime.tensors import TensorSpec
 from supernet.space import LayerConfig, SubnetConfig
 
 SHAPE = SubnetConfig(

@@ -9,8 +9,8 @@ import pytest
 
 from runtime.backends.tensorrt.record import REBUILD, PlanRecord, Profile, ShapeRange
 from runtime.errors import BackendUnavailable, UnsupportedTarget
-from runtime.onnx_file import TensorSpec
 from runtime.target import EngineTarget, Shape
+from runtime.tensors import TensorSpec
 
 TARGET = EngineTarget(backend="tensorrt", device="current", precision="f16", shape=Shape(batch=1, length=8))
 RECORD = PlanRecord(
