@@ -124,14 +124,14 @@ class Recorded:
     replay: bool
     cut_in: int | None = None
     cut: Callable[[], None] = lambda: None
-    calls: int = 0
+    jobs: list[int] = field(default_factory=list)  # of each call; none where a generation was spared its engines
     departures: int = 0
     fresh_to_recorded: list[float] = field(default_factory=list)
 
     def measure(self, jobs: Sequence[MeasureJob]) -> Iterator[Measured | Failed]:
         """In order."""
-        self.calls += 1
-        now = self.calls == self.cut_in
+        self.jobs.append(len(jobs))
+        now = len(self.jobs) == self.cut_in
         for i, (job, result) in enumerate(zip(jobs, self.within.measure(jobs), strict=True)):
             yield self._kept(job, result)
             if now and i == 0:
@@ -166,7 +166,7 @@ class Run:
     """What came of one search, and of the cluster it ran on."""
 
     result: Result
-    calls: int
+    jobs: tuple[int, ...]
     retried: int
     nodes_lost: int
     departures: int
@@ -216,7 +216,7 @@ def run(
             executor.close()
     return Run(
         result=result,
-        calls=executor.calls,
+        jobs=tuple(executor.jobs),
         retried=ray_executor.retried,
         nodes_lost=lost,
         departures=executor.departures,
@@ -224,6 +224,12 @@ def run(
         seconds=time.monotonic() - begun,
         reference=reference,
     )
+
+
+def middle(jobs: Sequence[int]) -> int:
+    """The number of the call half-way among those that keep both nodes busy."""
+    busy = [number for number, count in enumerate(jobs, 1) if count >= min(4, max(jobs))]
+    return busy[len(busy) // 2]
 
 
 def path(run: Run) -> list[Any]:
@@ -242,7 +248,7 @@ def main() -> int:
         print("run 1: two nodes to the end", file=sys.stderr)
         whole = run(inputs, Path(one), engines=engines, record=record, replay=False)
         print("run 2: one node killed half-way", file=sys.stderr)
-        hurt = run(inputs, Path(two), engines=engines, record=record, replay=True, cut_in=whole.calls // 2 + 1)
+        hurt = run(inputs, Path(two), engines=engines, record=record, replay=True, cut_in=middle(whole.jobs))
     table(
         ["", "run 1", "run 2"],
         [
