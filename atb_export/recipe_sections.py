@@ -152,12 +152,16 @@ class Loss(Section):
     hidden: Weight = 1.0
     attention: Weight = 0.1
     hard_label: Weight = 0.0
+    attention_kl: Weight = 0.0
+    relations: Weight = 0.0
+    embedding: Weight = 0.0
     temperature: float = Field(default=1.0, gt=0, le=100)
+    relation_heads: Count = 12
 
     @classmethod
     def rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Something is learnt."""
-        terms = [key for key in cls.model_fields if key != "temperature"]
+        terms = [key for key in cls.model_fields if key not in ("temperature", "relation_heads")]
         if all(data.get(key, cls.model_fields[key].default) == 0 for key in terms):
             yield "", f"at least one of {', '.join(terms)} must be more than 0"
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from supernet.distillation import Lessons, distill
-from supernet.losses import LossWeights
+from supernet.objective import LossWeights
 from supernet.metrics import score
 from supernet.model import Supernet
 from supernet.space import SubnetConfig

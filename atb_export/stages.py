@@ -36,7 +36,7 @@ from supernet.cost import flops, parameters
 from supernet.distillation import Lessons, distill, predict, train_supernet
 from supernet.families import shape_of
 from supernet.importance import measure_importance, reorder
-from supernet.losses import LossWeights
+from supernet.objective import LossWeights
 from supernet.metrics import score
 from supernet.model import Supernet
 from supernet.space import SearchSpace, SubnetConfig

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from supernet.batches import BatchOrder, TokenizedTexts
-from supernet.losses import LossWeights, distillation_loss
 from supernet.model import Supernet, SupernetOutput
+from supernet.objective import LossWeights, distillation_loss
 from supernet.sampler import sandwich
 from supernet.space import SearchSpace, SubnetConfig
 from supernet.training import Progress, TrainPlan, autocast_type, train
@@ -40,17 +40,16 @@ class _Lesson:
         self.texts, self.labels = texts.texts, texts.labels
         self.weights = weights
         self.order = BatchOrder([len(ids) for ids in self.texts.input_ids], batch_size=batch_size, seed=seed)
-        self.wanted = {"hidden_states": weights.hidden > 0, "attention_scores": weights.attention > 0}
 
     def losses(self, step: int, student: Supernet, subnets: Sequence[SubnetConfig], *, dense: bool) -> Tensor:
         """Mean loss of the subnets on the step's batch; a `dense` student is the subnet already and is not cut."""
         rows = self.order[step]
         batch = self.texts.batch(rows)
         with torch.no_grad():
-            answer: SupernetOutput = self.teacher(**batch, **self.wanted)
+            answer: SupernetOutput = self.teacher(**batch, **self.weights.asks)
         terms = [
             distillation_loss(
-                student(**batch, subnet=None if dense else subnet, **self.wanted),
+                student(**batch, subnet=None if dense else subnet, **self.weights.asks),
                 answer,
                 subnet=subnet,
                 teacher_depth=self.teacher.shape.depth,

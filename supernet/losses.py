@@ -1,35 +1,17 @@
-"""Distillation losses: pure functions whose means leave padding out."""
+"""Losses: pure functions whose means leave padding out.
+
+Shapes: B batch, S sequence, N hidden size, H heads; masks are [B, S] with 1 for tokens.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from supernet.model import SupernetOutput
-from supernet.space import SubnetConfig
-
 UNLABELLED = -100
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossWeights:
-    """How much each term counts; a term of weight 0 is not computed."""
-
-    soft_label: float = 1.0
-    hidden: float = 1.0
-    attention: float = 0.1
-    hard_label: float = 0.0
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        terms = (self.soft_label, self.hidden, self.attention, self.hard_label)
-        if min(terms) < 0 or max(terms) == 0:
-            raise ValueError(f"loss weights must be 0 or more and one of them positive, got {self}")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
 
 
 def soft_label(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -75,52 +57,36 @@ def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     return (error * kept).sum() / kept.sum()
 
 
-def stands_in_for(subnet: SubnetConfig, teacher_depth: int) -> list[int]:
-    """For each kept layer the teacher's layer whose output it must reach.
+def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """KL divergence of attention probabilities from scores [B, H, S, S], mean over heads and kept queries.
 
-    A kept layer stands in for itself and for the dropped ones up to the next kept layer, whose input it has to
-    provide; the last one for all the rest.
+    The teacher is the reference (MiniLM, Wang et al. 2020, eq. 4). A student with fewer heads is held to the teacher's
+    first heads.
     """
-    sources = [layer.source for layer in subnet.layers]
-    return [source - 1 for source in sources[1:]] + [teacher_depth - 1]
+    return _mean_kl(student.float(), teacher[:, : student.shape[1]].float(), mask)
 
 
-def distillation_loss(
-    student: SupernetOutput,
-    teacher: SupernetOutput,
-    *,
-    subnet: SubnetConfig,
-    teacher_depth: int,
-    mask: Tensor,
-    weights: LossWeights,
-    labels: Tensor | None = None,
-) -> Tensor:
-    """The weighted sum for one subnet of a supernet whose teacher is its own full network in its first state.
+def relation_kl(student: Tensor, teacher: Tensor, mask: Tensor, *, heads: int) -> Tensor:
+    """KL divergence of the relations among a layer's queries, keys or values [B, S, N], of any two widths.
 
-    `labels` [B] are needed for the hard-label term only; rows without one take no part in it.
+    Vectors are cut into `heads` parts, a relation is the softmax of their scaled products (MiniLM v2, Wang et al. 2021,
+    eq. 5 and 6). Raises `ValueError` where a width is no multiple of `heads`.
     """
-    total = torch.zeros((), dtype=torch.float32, device=student.logits.device)
-    if weights.soft_label:
-        total = total + weights.soft_label * soft_label(
-            student.logits.float(), teacher.logits.float(), temperature=weights.temperature
-        )
-    if weights.hard_label:
-        if labels is None:
-            raise ValueError("a hard-label term needs the labels of the rows")
-        known = labelled(labels)
-        if known.any():
-            total = total + weights.hard_label * hard_label(student.logits.float()[known], labels[known])
-    if weights.hidden:
-        targets = stands_in_for(subnet, teacher_depth)
-        terms = [
-            hidden_mse(state, teacher.hidden_states[target + 1], mask)
-            for state, target in zip(student.hidden_states[1:], targets, strict=True)
-        ]
-        total = total + weights.hidden * torch.stack(terms).mean()
-    if weights.attention:
-        terms = [
-            attention_mse(scores, teacher.attention_scores[layer.source], mask)
-            for scores, layer in zip(student.attention_scores, subnet.layers, strict=True)
-        ]
-        total = total + weights.attention * torch.stack(terms).mean()
-    return total
+    return _mean_kl(_products(student, heads), _products(teacher, heads), mask)
+
+
+def _products(x: Tensor, heads: int) -> Tensor:
+    if x.shape[-1] % heads:
+        raise ValueError(f"{heads} relation heads do not divide vectors of {x.shape[-1]}")
+    parts = x.float().view(*x.shape[:-1], heads, -1).transpose(1, 2)
+    return parts @ parts.transpose(-1, -2) / math.sqrt(parts.shape[-1])
+
+
+def _mean_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Of softmaxes over kept keys, from scores [B, H, S, S]; mean over heads and kept queries."""
+    padding = mask[:, None, None, :] == 0
+    least = torch.finfo(student.dtype).min  # not -inf: a row of padding alone must not become NaN
+    got, wanted = (functional.log_softmax(x.masked_fill(padding, least), dim=-1) for x in (student, teacher))
+    divergence = functional.kl_div(got, wanted, reduction="none", log_target=True).masked_fill(padding, 0.0)
+    kept = mask.to(divergence.dtype)
+    return (divergence.sum(-1).mean(1) * kept).sum() / kept.sum()

@@ -29,17 +29,27 @@ _POOLER_ACTIVATIONS: dict[PoolerActivation, Callable[[Tensor], Tensor]] = {
 }
 
 
+class Projections(NamedTuple):
+    """What a layer's attention is made of, [B, S, H*D] each."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
 @dataclass(frozen=True, kw_only=True)
 class SupernetOutput:
     """`logits` [B, labels]; the rest only where asked for.
 
     `hidden_states` holds the embedding output and then each kept layer's output, [B, S, N];
-    `attention_scores` each kept layer's scaled scores before mask and softmax, [B, H, S, S].
+    `attention_scores` each kept layer's scaled scores before mask and softmax, [B, H, S, S]; `projections` each kept
+    layer's queries, keys and values, [B, S, H*D].
     """
 
     logits: Tensor
     hidden_states: tuple[Tensor, ...] = ()
     attention_scores: tuple[Tensor, ...] = ()
+    projections: tuple[Projections, ...] = ()
 
 
 class CellWeights(NamedTuple):
@@ -143,16 +153,17 @@ class SupernetLayer(nn.Module):
 
     def forward(
         self, hidden: Tensor, mask: Tensor, *, cut: LayerConfig, need_scores: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """`hidden` [B, S, N] and additive `mask` [B, 1, 1, S] to the layer's output and, if asked, its scores."""
+    ) -> tuple[Tensor, Tensor | None, Projections]:
+        """`hidden` [B, S, N] and additive `mask` [B, 1, 1, S] to the layer's output, its scores if asked for, and its
+        queries, keys and values."""
         n = hidden.shape[-1]
         w = self.weights(n, cut)
 
-        def heads(weights: tuple[Tensor, Tensor]) -> Tensor:
-            x = functional.linear(hidden, *weights)
+        def heads(x: Tensor) -> Tensor:
             return x.view(*x.shape[:-1], cut.heads, cut.head_size).transpose(1, 2)
 
-        query, key, value = heads(w.query), heads(w.key), heads(w.value)
+        projections = Projections(*(functional.linear(hidden, *x) for x in (w.query, w.key, w.value)))
+        query, key, value = map(heads, projections)
         scores = None
         if need_scores:
             scores = query @ key.transpose(-1, -2) / math.sqrt(cut.head_size)
@@ -166,7 +177,7 @@ class SupernetLayer(nn.Module):
             grown = functional.gelu(functional.linear(hidden, *cell.intermediate))
             hidden = hidden + functional.linear(grown, *cell.output)
             hidden = functional.layer_norm(hidden, (n,), *cell.output_norm, eps=self.eps)
-        return hidden, scores
+        return hidden, scores, projections
 
 
 class Supernet(nn.Module):
@@ -229,6 +240,7 @@ class Supernet(nn.Module):
         subnet: SubnetConfig | None = None,
         hidden_states: bool = False,
         attention_scores: bool = False,
+        projections: bool = False,
     ) -> SupernetOutput:
         """`input_ids`, `attention_mask` (and `token_type_ids`) are int64 [B, S]; no `subnet` means the largest.
 
@@ -246,10 +258,11 @@ class Supernet(nn.Module):
         hidden = self._embed(input_ids, token_type_ids, n)
         mask = torch.zeros_like(attention_mask, dtype=hidden.dtype)
         mask = mask.masked_fill(attention_mask == 0, torch.finfo(hidden.dtype).min)[:, None, None, :]
-        states, scores = [hidden], []
+        states, scores, projected = [hidden], [], []
         for cut in chosen.layers:
-            hidden, layer_scores = self.encoder[cut.source](hidden, mask, cut=cut, need_scores=attention_scores)
+            hidden, layer_scores, parts = self.encoder[cut.source](hidden, mask, cut=cut, need_scores=attention_scores)
             states.append(hidden)
+            projected.append(parts)
             if layer_scores is not None:
                 scores.append(layer_scores)
         w = self.head_weights(n)
@@ -258,6 +271,7 @@ class Supernet(nn.Module):
             logits=functional.linear(pooled, *w.classifier),
             hidden_states=tuple(states) if hidden_states else (),
             attention_scores=tuple(scores),
+            projections=tuple(projected) if projections else (),
         )
 
     @torch.no_grad()

@@ -152,7 +152,8 @@ def test_all_mistakes_are_told_at_once() -> None:
         "space.head_sizes[0] = true: must be a whole number",
         "space.ffn_sizes: is missing (",
         "supernet.steps = 100000000: must be 10000000 or less",
-        "supernet.loss: at least one of soft_label, hidden, attention, hard_label must be more than 0",
+        "supernet.loss: at least one of soft_label, hidden, attention, hard_label, attention_kl, relations, "
+        "embedding must be more than 0",
         "search.population = 1: must be 2 or more",
         "constraint: needs exactly one of max_ms (milliseconds) and of_teacher",
         'target[0].backend = "openvin": unknown backend; did you mean "openvino"? known: openvino',

@@ -13,7 +13,7 @@ from atb_export.dense import DenseModel
 from atb_export.scoring import CHUNK_ROWS, Raced, Tuning, race, unpacked
 from atb_export.work import WorkInputs
 from supernet.distillation import Lessons
-from supernet.losses import LossWeights
+from supernet.objective import LossWeights
 from supernet.space import SubnetConfig
 
 Bits = Sequence[bool]

@@ -1,26 +1,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from supernet.losses import (
-    LossWeights,
-    attention_mse,
-    distillation_loss,
-    hard_label,
-    hidden_mse,
-    soft_label,
-    stands_in_for,
-)
-from supernet.model import Supernet, SupernetOutput
-from supernet.space import SubnetConfig
-
-Make = Callable[..., Any]
+from supernet.losses import attention_kl, attention_mse, hard_label, hidden_mse, relation_kl, soft_label
 
 MASK = torch.tensor([[1, 1, 0], [1, 0, 0]])
 
@@ -114,92 +100,63 @@ def test_padding_gets_no_gradient_and_every_kept_token_does() -> None:
     assert torch.equal((scores.grad.abs().sum(1) > 0).long(), MASK[:, :, None] * MASK[:, None, :])
 
 
-@pytest.mark.parametrize(
-    ("sources", "targets"),
-    [([0, 1, 2, 3], [0, 1, 2, 3]), ([0, 3], [2, 3]), ([1, 2], [1, 3]), ([0], [3]), ([3], [3]), ([0, 2], [1, 3])],
-)
-def test_a_kept_layer_stands_in_for_the_dropped_ones_after_it(sources: list[int], targets: list[int]) -> None:
-    subnet = SubnetConfig.uniform(hidden_size=8, depth=len(sources), heads=2, ffn_size=8, sources=sources)
-    assert stands_in_for(subnet, 4) == targets
+def test_attention_kl_by_hand() -> None:
+    """Two kept keys: the teacher attends (3/4, 1/4), the student (1/2, 1/2); one kept key teaches nothing."""
+    student, teacher = torch.zeros(2, 1, 3, 3), torch.zeros(2, 1, 3, 3)
+    teacher[0, 0, :2, 0] = math.log(3)
+    student[:, :, :, 2] = teacher[:, :, 2] = 50.0  # what padding is asked and answers
+    each = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert attention_kl(student, teacher, MASK).item() == pytest.approx(2 * each / 3)
+    assert attention_kl(teacher, teacher, MASK).item() == pytest.approx(0.0, abs=1e-7)
 
 
-def outputs(model: Supernet, batch: dict[str, Tensor], subnet: SubnetConfig | None = None) -> SupernetOutput:
-    output: SupernetOutput = model(**batch, subnet=subnet, hidden_states=True, attention_scores=True)
-    return output
+def test_relation_kl_by_hand() -> None:
+    """Vectors (1, 0) and (0, 2) of one head: products 1, 0, 0, 4 over sqrt(2)."""
+    teacher = torch.zeros(2, 3, 2)
+    teacher[0, 0, 0], teacher[0, 1, 1] = 1.0, 2.0
+    student = torch.zeros(2, 3, 4)
+
+    def against_even(product: float) -> float:
+        p = 1 / (1 + math.exp(-product / math.sqrt(2)))
+        return p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p))
+
+    wanted = (against_even(1.0) + against_even(4.0) + 0.0) / 3
+    assert relation_kl(student, teacher, MASK, heads=1).item() == pytest.approx(wanted, rel=1e-5)
 
 
-def test_the_sum_is_weighted_and_a_term_of_weight_0_is_not_computed(make_supernet: Make, make_batch: Make) -> None:
-    model, batch = make_supernet(), make_batch()
-    mask, labels = batch["attention_mask"], torch.tensor([0, 1, 2, 0])
-    subnet = SubnetConfig.uniform(hidden_size=30, depth=2, heads=3, head_size=7, ffn_size=21, sources=[0, 2])
-    teacher, student = outputs(model, batch), outputs(model, batch, subnet)
-
-    def loss(**terms: float) -> float:
-        weights = LossWeights(**({"soft_label": 0.0, "hidden": 0.0, "attention": 0.0} | terms))
-        asked = SupernetOutput(
-            logits=student.logits,
-            hidden_states=student.hidden_states if "hidden" in terms else (),
-            attention_scores=student.attention_scores if "attention" in terms else (),
-        )
-        total = distillation_loss(
-            asked, teacher, subnet=subnet, teacher_depth=4, mask=mask, weights=weights, labels=labels
-        )
-        return total.item()
-
-    # the layers kept are 0 and 2: they stand in for the teacher's 1 and 3 but attend as its 0 and 2
-    hidden = [hidden_mse(student.hidden_states[i + 1], teacher.hidden_states[j + 1], mask) for i, j in ((0, 1), (1, 3))]
-    attention = [
-        attention_mse(student.attention_scores[i], teacher.attention_scores[j], mask) for i, j in ((0, 0), (1, 2))
-    ]
-    soft = soft_label(student.logits, teacher.logits, temperature=2.0).item()
-    hard = hard_label(student.logits, labels).item()
-    assert loss(soft_label=1.0, temperature=2.0) == pytest.approx(soft)
-    assert loss(hard_label=1.0) == pytest.approx(hard)
-    assert loss(hidden=1.0) == pytest.approx((hidden[0] + hidden[1]).item() / 2)
-    assert loss(attention=1.0) == pytest.approx((attention[0] + attention[1]).item() / 2)
-    total = loss(soft_label=3.0, hidden=0.5, attention=0.25, hard_label=2.0, temperature=2.0)
-    parts = 3 * soft + 0.5 * loss(hidden=1.0) + 0.25 * loss(attention=1.0) + 2 * hard
-    assert total == pytest.approx(parts, rel=1e-5)
+def test_relations_are_of_each_head_alone() -> None:
+    student, teacher = random(2, 3, 8), random(2, 3, 12, seed=1)
+    halves = [relation_kl(s, t, MASK, heads=1) for s, t in zip(student.chunk(2, -1), teacher.chunk(2, -1), strict=True)]
+    torch.testing.assert_close(relation_kl(student, teacher, MASK, heads=2), torch.stack(halves).mean())
+    with pytest.raises(ValueError, match="5 relation heads do not divide vectors of 8"):
+        relation_kl(student, teacher, MASK, heads=5)
 
 
-def test_the_whole_network_is_its_own_perfect_student(make_supernet: Make, make_batch: Make) -> None:
-    model, batch = make_supernet(), make_batch()
-    output = outputs(model, batch)
-    weights = LossWeights(soft_label=0.0, hidden=1.0, attention=1.0)
-    loss = distillation_loss(
-        output, output, subnet=model.shape, teacher_depth=4, mask=batch["attention_mask"], weights=weights
-    )
-    assert loss == 0
+@pytest.mark.parametrize("turned", [False, True])
+def test_relations_know_no_basis(turned: bool) -> None:
+    """A rotation of all vectors of a head changes no product: any student of any width can learn them."""
+    teacher = random(2, 3, 6)
+    q, _ = torch.linalg.qr(random(6, 6, seed=3))
+    student = teacher @ q if turned else torch.cat([teacher, torch.zeros(2, 3, 0)], -1)
+    assert relation_kl(student, teacher, MASK, heads=1).item() == pytest.approx(0.0, abs=1e-6)
 
 
-def test_more_padding_changes_no_distillation_loss(make_supernet: Make, make_batch: Make, draw_subnet: Make) -> None:
-    model, batch = make_supernet(), make_batch(4, 9)
-    wider = {name: torch.nn.functional.pad(ids, (0, 6)) for name, ids in batch.items()}
-    for seed in range(5):
-        subnet = draw_subnet(seed)
-        losses = []
-        for inputs in (batch, wider):
-            losses.append(
-                distillation_loss(
-                    outputs(model, inputs, subnet),
-                    outputs(model, inputs),
-                    subnet=subnet,
-                    teacher_depth=4,
-                    mask=inputs["attention_mask"],
-                    weights=LossWeights(),
-                )
-            )
-        torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-6)
+def test_padding_never_counts_in_a_divergence() -> None:
+    scores, wanted = random(2, 4, 3, 3), random(2, 4, 3, 3, seed=1)
+    pairs = MASK[:, None, :, None] * MASK[:, None, None, :]
+    noise = random(2, 4, 3, 3, seed=2) * (1 - pairs) * 1e3
+    assert attention_kl(scores + noise, wanted - noise, MASK) == attention_kl(scores, wanted, MASK)
+    student, teacher = random(2, 3, 8), random(2, 3, 8, seed=1)
+    tokens = random(2, 3, 8, seed=2) * (1 - MASK)[:, :, None] * 1e3
+    plain = relation_kl(student, teacher, MASK, heads=4)
+    assert relation_kl(student + tokens, teacher - tokens, MASK, heads=4) == plain
+    held = student.clone().requires_grad_()
+    relation_kl(held, teacher, MASK, heads=4).backward()
+    assert torch.isfinite(held.grad).all()
+    assert held.grad[MASK == 0].abs().max() == 0
 
 
-@pytest.mark.parametrize(
-    ("terms", "message"),
-    [
-        ({"soft_label": 0.0, "hidden": 0.0, "attention": 0.0}, "one of them positive"),
-        ({"hidden": -0.5}, "0 or more"),
-        ({"temperature": 0.0}, "temperature must be positive"),
-    ],
-)
-def test_weights_that_make_no_loss_are_refused(terms: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        LossWeights(**terms)
+def test_a_student_of_fewer_heads_attends_as_the_teachers_first() -> None:
+    scores = random(2, 4, 3, 3)
+    assert attention_kl(scores[:, :2], scores, MASK).item() == pytest.approx(0.0, abs=1e-7)
+    assert attention_kl(scores[:, 2:], scores, MASK) > 0

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 import supernet.training
 from supernet.batches import BatchOrder
 from supernet.errors import TrainingError
-from supernet.losses import LossWeights, distillation_loss, soft_label
+from supernet.losses import soft_label
 from supernet.model import Supernet
+from supernet.objective import LossWeights, distillation_loss
 from supernet.sampler import sandwich
 from supernet.space import SearchSpace
 from supernet.training import TrainPlan, train
