@@ -1,0 +1,10 @@
+// The example page.
+#pragma once
+
+#include "exchange.h"
+
+namespace atb {
+
+void write_page(HttpResponse& response);
+
+}  // namespace atb
