@@ -111,7 +111,7 @@ class Classifier:
 
     def logits(self, texts: Sequence[Text]) -> NDArray[np.float32]:
         """The model's raw answers, float32 [texts, labels], in the order of the texts."""
-        cleaned = [_clean(text) for text in texts]
+        cleaned = [clean(text) for text in texts]
         answers = np.empty((len(cleaned), len(self.model.labels)), np.float32)
         waiting: list[list[_Row]] = [[] for _ in self.engines]
         for start in range(0, len(cleaned), _CHUNK):
@@ -217,7 +217,7 @@ def _pad_id(tokenizer: Any) -> int:
     raise BundleError(f"the tokenizer has no padding section and no token {' or '.join(_PADS)}")
 
 
-def _clean(text: object) -> Text:
+def clean(text: object) -> Text:
     """The text or pair itself, with lone surrogates (half an emoji, as broken JSON carries them) replaced."""
     if isinstance(text, tuple) and len(text) == 2:
         first, second = text

@@ -1,6 +1,9 @@
+"""What a bundle is, as both readers see it: the portable one and, where it was built, the native one."""
+
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 from dataclasses import replace
@@ -11,8 +14,9 @@ from typing import Any
 import onnx
 import pytest
 
+from runtime import manifest as portable
 from runtime.errors import BundleError
-from runtime.manifest import EngineEntry, Manifest, ModelFacts, read_bundle, write_manifest
+from runtime.manifest import Bundle, EngineEntry, Manifest, ModelFacts, write_manifest
 from runtime.target import EngineTarget, Shape
 
 TARGET = EngineTarget(backend="openvino", shape=Shape(batch=1, length=8))
@@ -24,6 +28,35 @@ MANIFEST = Manifest(
     parents={"teacher": "0" * 64},
     numbers={"accuracy": 0.8},
 )
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """By the portable reader, held against the native one: both refuse, or both take it."""
+    refusal = _native_refusal(folder)
+    if refusal is None:
+        return portable.read_bundle(folder)
+    try:
+        read = portable.read_bundle(folder)
+    except BundleError:
+        if refusal:
+            raise
+        pytest.fail("the native reader takes what the portable one refuses")
+    if refusal:
+        pytest.fail(f"the native reader refuses what the portable one takes: {refusal}")
+    return read
+
+
+def _native_refusal(folder: Path) -> str | None:
+    """What the native reader says, empty where it takes the bundle, None where it was not built."""
+    try:
+        native = importlib.import_module("runtime._native")
+    except ImportError:
+        return None
+    try:
+        native.Bundle.read(str(folder))
+    except BundleError as error:
+        return str(error)
+    return ""
 
 
 @pytest.fixture
