@@ -5,6 +5,7 @@ AtbError
 ├── VerificationError  an engine, file or number is not what it should be
 ├── ExportError        a model that cannot be exported
 ├── LayoutError        a bundle that cannot be laid out as asked (atb_export.layouts.writing)
+├── ServingError       a server that does not answer, a native program that is missing (atb_export.serving.errors)
 ├── BenchError         what a benchmark cannot time (atb_export.bench.errors)
 └── ClusterError       no Ray, no cluster, or none that can do the jobs (atb_export.executors.ray_cluster)
 """

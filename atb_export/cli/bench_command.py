@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from atb_export.bench.result import SCENARIOS, BenchResult, Measured, ServerRow
+from atb_export.cli.bench_server import ServerOptions, measure_server
 from atb_export.cli.output import emit, json_option, table
+from atb_export.serving.requests import PROTOCOLS
 
 
 class Numbers(click.ParamType[Any]):
@@ -48,7 +51,20 @@ class Positive(click.ParamType[Any]):
 
 
 @click.command("bench")
-@click.argument("subjects", nargs=-1, required=True, metavar="SUBJECT...")
+@click.argument("subjects", nargs=-1, metavar="SUBJECT...")
+@click.option("--server", metavar="URL", help="Measure the server at http://HOST:PORT; takes no SUBJECT.")
+@click.option("--protocol", type=click.Choice(PROTOCOLS), help="--server: what it speaks. Default: found out.")
+@click.option("--model", help="--server: the model's name there. Default: its only one.")
+@click.option("--connections", type=Numbers(1), help="--server: closed loops of so many connections. Default: 1,16,64.")
+@click.option("--sweep", is_flag=True, help="--server: rates up to the knee; with --max-ms the highest that keeps it.")
+@click.option("--header", "headers", multiple=True, metavar="NAME:VALUE", help="--server: such as a bearer token.")
+@click.option(
+    "--bin",
+    "programs",
+    envvar="ATB_BIN",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="--server: the folder of atb-load, where it is not the installed one [env: ATB_BIN].",
+)
 @click.option("--engine", help="Engine of the bundles that name none: a backend, a label, or all.")
 @click.option("--batch", type=Numbers(1), help="Texts at once; several make a sweep. Default: as built, or 1.")
 @click.option("--length", type=Numbers(2), help="Tokens per text; several make a sweep. Default: as built, or 64.")
@@ -75,8 +91,17 @@ class Positive(click.ParamType[Any]):
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write one page with all of it.")
 @click.option("--pictures", type=click.Path(path_type=Path, file_okay=False), help="Write PNG and SVG to this folder.")
 @json_option
+@click.pass_context
 def bench_command(
+    ctx: click.Context,
     subjects: tuple[str, ...],
+    server: str | None,
+    protocol: str | None,
+    model: str | None,
+    connections: tuple[int, ...] | None,
+    sweep: bool,
+    headers: tuple[str, ...],
+    programs: Path | None,
     engine: str | None,
     batch: tuple[int, ...] | None,
     length: tuple[int, ...] | None,
@@ -110,6 +135,10 @@ def bench_command(
     up to --batch queries that wait are answered at once. A busy machine shows as a wide interval and as repeated
     windows. Bundles and ONNX files need no torch.
 
+    With --server, real --texts go to a running server over loopback or a network: closed loops of --connections, open
+    ones at each --rate, whose latencies begin when a request was due, not when it could be sent, and with --sweep rates
+    up to the knee. Failures are counted by status, and a request without a good answer counts as the slowest of all.
+
     \b
     Example:
       atb bench runs/quickstart/bundle
@@ -117,7 +146,30 @@ def bench_command(
       atb bench runs/quickstart/bundle torch:runs/picked torch.compile:runs/picked pipeline:runs/picked
       atb bench bundle@openvino bundle/model.onnx@onnxruntime --batch 1,8 --length 16,64,128 --html bench.html
       atb bench bundle --scenario offline --scenario server --rate 200 --max-ms 5 --texts texts.txt
+      atb bench --server http://127.0.0.1:8000 --texts texts.txt --connections 1,16 --rate 500 --sweep
     """
+    _check_given(ctx, server=server is not None)
+    if server is not None:
+        measure_server(
+            ServerOptions(
+                url=server,
+                protocol=protocol,
+                model=model,
+                connections=connections,
+                rates=rates,
+                max_ms=max_ms,
+                sweep=sweep,
+                headers=headers,
+                programs=programs,
+                texts=texts,
+                seconds=seconds,
+                rounds=rounds,
+                seed=seed,
+                out=out,
+                as_json=as_json,
+            )
+        )
+        return
     if not scenarios:
         scenarios = ("server",) if rates or max_ms else ("singlestream",)
     if "server" in scenarios and not rates and max_ms is None:
@@ -165,6 +217,24 @@ def bench_command(
         write_page(result, html)
         click.echo(f"wrote {html}", err=True)
     emit(result.to_json(raw=False), as_json=as_json)
+
+
+_OF_BOTH = {"rates", "max_ms", "texts", "seconds", "rounds", "seed", "out", "as_json", "server"}
+_OF_SERVERS = {"protocol", "model", "connections", "sweep", "headers"}
+
+
+def _check_given(ctx: click.Context, *, server: bool) -> None:
+    """Refuses options of the other kind of benchmark, and none of what is measured."""
+    own = (_OF_BOTH | _OF_SERVERS | {"programs"}) if server else {x.name for x in ctx.command.params} - _OF_SERVERS
+    for x in ctx.command.params:
+        given = ctx.get_parameter_source(x.name or "") is ParameterSource.COMMANDLINE
+        if given and x.name not in own:
+            name = "SUBJECT" if x.name == "subjects" else x.opts[0]
+            raise click.UsageError(
+                f"{name} is not of --server" if server else f"{name} is of --server URL: name it too"
+            )
+    if not server and not ctx.params["subjects"]:
+        raise click.UsageError("Missing argument 'SUBJECT...': name a bundle, or a server with --server URL.")
 
 
 def _show(result: BenchResult) -> None:

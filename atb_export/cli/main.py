@@ -25,6 +25,7 @@ COMMANDS = {
     "export": "atb_export.cli.export_command",
     "bench": "atb_export.cli.bench_command",
     "verify": "atb_export.cli.export_command",
+    "serve": "atb_export.cli.serve_command",
     "layout": "atb_export.cli.layout_command",
     "doctor": "atb_export.cli.doctor",
 }
@@ -37,8 +38,9 @@ HELP = {
     "space": "Show a search space: its size, its choices, its ends and samples.",
     "store": "List, export, merge and tidy what searches have measured.",
     "export": "Export a dense model to verified engines in a bundle.",
-    "bench": "Measure bundles, ONNX files and PyTorch models side by side.",
+    "bench": "Measure bundles, ONNX files, PyTorch models and running servers.",
     "verify": "Check a bundle's hashes and what its engines compute.",
+    "serve": "Serve bundles over HTTP and gRPC by the native server.",
     "layout": "Lay a bundle out for Triton, OpenVINO Model Server or the Hugging Face hub.",
     "doctor": "Show what is installed, which engines work here, and how to get what is missing.",
 }
