@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from supernet.distillation import Lessons, distill
-from supernet.objective import LossWeights
 from supernet.metrics import score
 from supernet.model import Supernet
+from supernet.objective import LossWeights
 from supernet.space import SubnetConfig
 from supernet.training import TrainPlan
 

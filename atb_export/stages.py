@@ -36,9 +36,9 @@ from supernet.cost import flops, parameters
 from supernet.distillation import Lessons, distill, predict, train_supernet
 from supernet.families import shape_of
 from supernet.importance import measure_importance, reorder
-from supernet.objective import LossWeights
 from supernet.metrics import score
 from supernet.model import Supernet
+from supernet.objective import LossWeights
 from supernet.space import SearchSpace, SubnetConfig
 from supernet.teacher import Teacher, fine_tune, load_teacher, save_teacher, supernet_from_bert
 from supernet.training import TrainPlan
