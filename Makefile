@@ -4,8 +4,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 RECIPE ?= recipes/quickstart.toml
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
-# What the native part is built with, in the environment itself: then importing it can build what has changed.
-BUILD := scikit-build-core nanobind cmeel-boost nlohmann-json openvino ninja $(shell command -v cmake > /dev/null || echo cmake)
+# What the native part is built with, in the environment itself: then importing it can build what has changed. The
+# others are for dependencies that come as sources.
+BUILD := scikit-build-core nanobind cmeel-boost nlohmann-json openvino ninja setuptools wheel $(shell command -v cmake > /dev/null || echo cmake)
 REBUILD := $(shell command -v cmake > /dev/null && echo -C editable.rebuild=true)
 
 CXX_FILES := $(shell find runtime/native tests/runtime/native benchmarks -name '*.cpp' -o -name '*.h')

@@ -23,8 +23,11 @@ Buckets = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class LoadPlan:
-    """A closed loop of `connections`, each of which sends when it was answered; with a rate an open one, whose requests
-    are due by a Poisson process whether or not earlier ones are answered, and wait for one of `connections`."""
+    """A closed loop of `connections`, each of which sends when it was answered; with a rate an open one.
+
+    An open loop's requests are due by a Poisson process, whether or not earlier ones are answered, and wait for one of
+    `connections`; after its end answers are waited for `patience_s`.
+    """
 
     connections: int = 1
     rate_per_s: float | None = None
@@ -160,12 +163,14 @@ def run_load_file(
 ) -> LoadReport:
     """As `run_load`, for requests that are in a file already; `prefix` such as ("taskset", "-c", "1")."""
     host, port = endpoint
+    # What a closed loop leaves behind is a request for each connection: waited for, as any other.
+    patience_s = plan.patience_s if plan.rate_per_s is not None else max(plan.patience_s, plan.timeout_s)
     command = [
         *prefix,
         str(program),
         *("--requests", str(requests), "--host", host, "--port", str(port)),
         *("--connections", str(plan.connections), "--seconds", str(plan.seconds), "--warm-up", str(plan.warm_up_s)),
-        *("--timeout", str(plan.timeout_s), "--patience", str(plan.patience_s), "--seed", str(plan.seed)),
+        *("--timeout", str(plan.timeout_s), "--patience", str(patience_s), "--seed", str(plan.seed)),
         *(() if plan.rate_per_s is None else ("--rate", repr(plan.rate_per_s))),
         *(("--spin",) if plan.spin else ()),
     ]

@@ -1,6 +1,6 @@
 """What these benchmarks serve: two bundles, and real texts.
 
-    .venv/bin/python benchmarks/serving/models.py --out DIR [--winner runs/quickstart/bundle]
+    .venv/bin/python benchmarks/serving/models.py --out DIR [--winner runs/quickstart/bundle] [--lengths auto]
 
 writes DIR/texts.txt, DIR/bert-tiny (2 layers of 128, random weights: time does not depend on them) in bf16, or f32
 where the CPU has none, and DIR/winner, the quick start's winner in the precision it won with, both at the lengths of
@@ -64,6 +64,8 @@ def export(model: Path, out: Path, precision: str, lengths: str, texts: Path) ->
     """By `atb export`, as a user does it; ONNX Runtime's file comes with it."""
     command = [sys.executable, "-m", "atb_export", "export", str(model), "--out", str(out), "--lengths", lengths]
     command += ["--target", f"openvino:{precision}", "--target", "onnxruntime:f32", "--texts", str(texts)]
+    if lengths == "auto":
+        command += ["--buckets", "6"]
     if precision == "int8":
         command += ["--calibrate", str(texts)]
     subprocess.run(command, check=True, stdout=sys.stderr)
@@ -75,6 +77,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--winner", type=Path, help="the bundle of a quick start's run")
+    parser.add_argument("--lengths", help="of the engines, or auto: six that suit the texts, by measuring")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     texts = options.out / "texts.txt"
@@ -87,11 +90,11 @@ def main() -> int:
 
         precision = "bf16" if "bf16" in BACKEND.precisions("CPU") else "f32"
         dense = options.out / "bert-tiny-dense"
-        export(bert_tiny(dense), options.out / "bert-tiny", precision, LENGTHS["bert-tiny"], few)
+        export(bert_tiny(dense), options.out / "bert-tiny", precision, options.lengths or LENGTHS["bert-tiny"], few)
     if options.winner is not None and not (options.out / "winner").exists():
         manifest = json.loads((options.winner / "manifest.json").read_text())
         precision = next(x["target"]["precision"] for x in manifest["engines"] if x["target"]["backend"] == "openvino")
-        export(options.winner, options.out / "winner", precision, LENGTHS["winner"], few)
+        export(options.winner, options.out / "winner", precision, options.lengths or LENGTHS["winner"], few)
     return 0
 
 

@@ -15,8 +15,8 @@ namespace {
 
 using boost::asio::ip::tcp;
 
-constexpr auto tick = std::chrono::milliseconds(10);       // of a drain
-constexpr auto breather = std::chrono::milliseconds(100);  // how long a new connection may take to send, during a drain
+constexpr auto tick = std::chrono::milliseconds(10);  // of a drain
+constexpr auto most_grace = std::chrono::milliseconds(1000);
 constexpr auto no_descriptor = std::chrono::milliseconds(100);  // before accepting again
 
 tcp::endpoint resolve(const ServerOptions& options) {
@@ -53,7 +53,8 @@ struct Server::Impl {
   boost::asio::posix::stream_descriptor stop_signal;
   int stop_file;
   std::size_t turn = 0;
-  Clock::time_point stopped{}, grace{}, until{};
+  std::chrono::milliseconds grace{};  // of a drain: so long is listened on, and so long may a connection be idle
+  Clock::time_point stopped{}, until{};
   bool in_time = true;
 #ifdef ATB_WITH_TLS
   std::optional<boost::asio::ssl::context> tls;
@@ -196,7 +197,7 @@ void Server::Impl::accept_what_waits() {
 void Server::Impl::drain() {
   const auto now = Clock::now();
   const bool all_gone = shared.metrics.connections == 0;
-  if (acceptor.is_open() && (all_gone || now >= grace)) {
+  if (acceptor.is_open() && (all_gone || now >= stopped + grace)) {
     acceptor.cancel();
     accept_what_waits();
     acceptor.close();
@@ -212,7 +213,7 @@ void Server::Impl::drain() {
   }
   if (!acceptor.is_open()) {
     for (const auto& loop : loops) {
-      boost::asio::post(loop->io, [&loop = *loop] { loop.close_idle(breather); });
+      boost::asio::post(loop->io, [&loop = *loop, age = grace] { loop.close_idle(age); });
     }
   }
   timer.expires_after(tick);
@@ -237,7 +238,7 @@ bool Server::run() {
     impl.shared.stopping = true;
     impl.stopped = Clock::now();
     impl.until = impl.stopped + impl.options.drain;
-    impl.grace = impl.stopped + std::min<Clock::duration>(impl.options.drain / 4, std::chrono::seconds(1));
+    impl.grace = std::min(most_grace, impl.options.drain / 4);
     if (impl.front) {
       front_drained = std::async(std::launch::async, [&impl] { return impl.front->drain(impl.until); });
     }

@@ -280,6 +280,7 @@ def test_a_signal_under_load_loses_no_answer(serve: Any, wanted: dict[str, np.nd
     it, which is one call of a client at most.
     """
     with serve() as server:
+        connected(server).close()
         outcomes: dict[str, int] = {}
         lock, stop, texts = threading.Lock(), threading.Event(), list(wanted)
 
