@@ -90,7 +90,7 @@ bool Batcher::Impl::submit(std::span<const std::shared_ptr<Job>> jobs) {
 }
 
 Bucket* Batcher::Impl::lendable(std::span<const std::shared_ptr<Job>> jobs, Clock::time_point now) noexcept {
-  if (calm == 0 || idle.empty() || options.lend == options.lend.zero() || options.wait != options.wait.zero()) {
+  if (calm == 0 || idle.empty() || options.wait != options.wait.zero()) {
     return nullptr;
   }
   Bucket* bucket = bucket_of(*jobs.front());

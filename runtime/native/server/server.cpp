@@ -128,11 +128,13 @@ Loop& Server::Impl::next_loop() { return *loops[turn++ % loops.size()]; }
 void Server::Impl::accept() {
   Loop& loop = next_loop();
   acceptor.async_accept(loop.io, [this, &loop](const error_code& ec, Socket socket) {
+    if (!ec) {
+      accepted(loop, std::move(socket));  // even where the acceptor was closed meanwhile
+    }
     if (ec == boost::asio::error::operation_aborted || !acceptor.is_open()) {
       return;
     }
     if (!ec) {
-      accepted(loop, std::move(socket));
       return accept();
     }
     timer.expires_after(no_descriptor);  // out of descriptors, mostly

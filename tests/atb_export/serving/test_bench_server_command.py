@@ -30,10 +30,12 @@ def test_closed_and_open_loops_and_the_knee(cwd: Path, atb: Atb, programs: Path,
     assert (told["protocol"], told["model"], told["texts"]) == ("oip", "m", 3)
     assert [x["connections"] for x in told["closed"]] == [1, 4]
     assert [x["rate_per_s"] for x in told["open"]] == [60]
-    for row in told["closed"] + told["open"]:
+    for row in told["closed"]:
         assert row["failures"] == {}
-        assert row["rounds"] == 2
         assert 0 < row["p50_ms"] <= row["p99_ms"] <= row["p999_ms"]
+    (row,) = told["open"]  # which gives up on what a starved machine answers too late
+    assert row["answers"].get("200", 0) + row["failures"].get("unanswered", 0) == row["requests"]
+    assert {x["rounds"] for x in told["closed"] + told["open"]} == {2}
     assert told["sweep"]["max_ms"] == 500
     raw = json.loads((cwd / "raw.json").read_text())
     assert sum(n for _, n in raw["closed"][0]["latency_ns"]["200"]) == raw["closed"][0]["requests"]

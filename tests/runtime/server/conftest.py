@@ -157,6 +157,7 @@ class Load:
 
     def __init__(self, server: Server, wanted: dict[str, np.ndarray], threads: int) -> None:
         self.answered, self.refused, self.wrong = 0, 0, 0
+        self.unread = 0  # the system took the connection, and the server's end came before it did
         self.broken: list[str] = []
         self._server, self._wanted = server, wanted
         self._stop, self._lock = threading.Event(), threading.Lock()
@@ -177,7 +178,7 @@ class Load:
             x.join()
 
     def _run(self, seed: int) -> None:
-        texts, at, connection = list(self._wanted), seed, None
+        texts, at, connection, fresh = list(self._wanted), seed, None, False
         while not self._stop.is_set():
             text, at = texts[at % len(texts)], at + 1
             body = json.dumps({"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [text]}]})
@@ -185,6 +186,7 @@ class Load:
                 if connection is None:
                     connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=20)
                     connection.connect()
+                    fresh = True
             except OSError:  # nobody listens any more: nothing of ours was accepted
                 connection = None
                 self._stop.wait(0.05)
@@ -195,10 +197,14 @@ class Load:
                 document, closing = json.loads(answer.read()), answer.will_close
             except (OSError, http.client.HTTPException) as error:
                 with self._lock:
-                    self.broken.append(repr(error))
+                    if fresh and isinstance(error, ConnectionError):  # before the first byte of an answer
+                        self.unread += 1
+                    else:
+                        self.broken.append(repr(error))
                 connection.close()
                 connection = None
                 continue
+            fresh = False
             with self._lock:
                 if answer.status == 200:
                     found = next(x for x in document["outputs"] if x["name"] == "logits")
