@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILDS = {"address": "address,undefined", "thread": "thread"}
 SUPPRESSED = Path(__file__).resolve().parent / "sanitizers"
 ENVIRONMENT = {
+    "TBB_ENABLE_SANITIZERS": "1",  # or it loads libraries in a way that AddressSanitizer refuses
     # Leaks are looked for where all code is ours: in the native tests.
     "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:exitcode=66",
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1:exitcode=66",
