@@ -8,10 +8,12 @@
 Two tables for each model. In the first each peer is set up as its own documentation does it: ONNX Runtime in float32
 behind the web frameworks and Triton's Python backend (with its dynamic batcher), torch in Infinity. In the second the
 first four hold our very engine: the same OpenVINO, artifact, lengths, precision and threads, one text at a time, so
-that only the serving differs. All servers run on the same cores, and are frozen (SIGSTOP) while another is measured;
-rounds take turns. Each is asked in its own protocol, ours in TEI's JSON; "ours, binary" is Open Inference Protocol
-with binary tensors, as Triton is asked. A figure is the median over the rounds, in brackets the least and the most of
-them; ratios are formed within a round. Before anything is timed, all servers label the same texts, and must agree.
+that only the serving differs. Ours answers in the precision of the bundle, int8 unless models.py was told otherwise,
+and the share of texts that each peer labels alike is in the last line. All servers run on the same cores, and are
+frozen (SIGSTOP) while another is measured; rounds take turns. Each is asked in its own protocol, ours in TEI's JSON;
+"ours, binary" is Open Inference Protocol with binary tensors, as Triton is asked. A figure is the median over the
+rounds, in brackets the least and the most of them; ratios are formed within a round. Before anything is timed, all
+servers label the same texts, and must agree.
 """
 
 from __future__ import annotations

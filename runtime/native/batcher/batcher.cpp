@@ -7,7 +7,10 @@
 
 namespace atb {
 
-Batcher::Impl::Impl(Runner& the_runner, const BatcherOptions& the_options) : runner(the_runner), options(the_options) {
+Batcher::Impl::Impl(Runner& the_runner, const BatcherOptions& the_options)
+    : runner(the_runner),
+      options(the_options),
+      helped(options.help.value_or(usable_cpus() == 1) && options.workers <= 1 && options.wait == options.wait.zero()) {
   for (const std::size_t length : runner.lengths()) {
     const std::size_t within = std::max<std::size_t>(1, options.tokens / length);
     buckets.emplace_back(length, std::clamp<std::size_t>(runner.rows(length), 1, within));
@@ -66,7 +69,13 @@ Batcher::Batcher(Runner& runner, const BatcherOptions& options) : impl_(std::mak
 
 Batcher::~Batcher() { impl_->stop(); }
 
-bool Batcher::submit(std::span<const std::shared_ptr<Job>> jobs) { return impl_->submit(jobs); }
+bool Batcher::submit(std::span<const std::shared_ptr<Job>> jobs) { return impl_->submit(jobs, false); }
+
+bool Batcher::submit_and_help(std::span<const std::shared_ptr<Job>> jobs) { return impl_->submit(jobs, impl_->helped); }
+
+bool Batcher::helps() const noexcept { return impl_->helped; }
+
+bool Batcher::help() { return impl_->help(); }
 
 bool Batcher::drain(Clock::time_point until) {
   std::unique_lock lock(impl_->mutex);

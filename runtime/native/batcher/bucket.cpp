@@ -7,6 +7,8 @@ namespace {
 
 using Microseconds = std::chrono::duration<double, std::micro>;
 
+constexpr double most_growth = 4;  // of a batch's time over the usual one, as it counts for the usual one
+
 /// Of a job that should not be computed, whenever its turn is.
 bool is_over(const Job& job, Clock::time_point now, Kind& why) {
   if (job.abandoned.load(std::memory_order_relaxed)) {
@@ -66,7 +68,8 @@ bool Bucket::refuses(const Job& job, Clock::time_point now, Kind& why) {
 void Bucket::learn(Clock::duration took, std::size_t rows) {
   const double us = Microseconds(took).count();
   const double share = us / static_cast<double>(rows);
-  row_us_ = row_us_ == 0 ? share : row_us_ + (share - row_us_) / 8;
+  // One stall of the machine is not the pace of what waits: it may not refuse requests for a backlog of its size.
+  row_us_ = row_us_ == 0 ? share : row_us_ + (std::min(share, most_growth * row_us_) - row_us_) / 8;
   fastest_us_ = fastest_us_ == 0 ? us : std::min(us, fastest_us_ * 65 / 64);
 }
 

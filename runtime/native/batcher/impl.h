@@ -22,6 +22,7 @@ struct Batcher::Impl {
 
   Runner& runner;
   const BatcherOptions options;
+  const bool helped;  // by threads that ask
 
   mutable std::mutex mutex;  // of all below; never held while a job or the runner is called
   std::vector<Bucket> buckets;
@@ -45,11 +46,15 @@ struct Batcher::Impl {
   bool watched = false;  // jobs wait, and no worker is free to see to their deadlines
 
   Bucket* bucket_of(const Job& job) noexcept;
+  [[nodiscard]] Bucket* first(Clock::time_point now) noexcept;
+  [[nodiscard]] bool is_short(double us) const noexcept;
   [[nodiscard]] Clock::time_point due(const Bucket& bucket) const noexcept;
   [[nodiscard]] Clock::time_point due() const noexcept;
   [[nodiscard]] double backlog_us() const noexcept;
 
-  bool submit(std::span<const std::shared_ptr<Job>> jobs);
+  bool submit(std::span<const std::shared_ptr<Job>> jobs, bool helper);
+  bool help();
+  void run_here(std::unique_lock<std::mutex>& lock, Bucket& bucket, std::span<const std::shared_ptr<Job>> jobs);
   Bucket* lendable(std::span<const std::shared_ptr<Job>> jobs, Clock::time_point now) noexcept;
   void lend(std::unique_lock<std::mutex>& lock, Bucket& bucket, std::span<const std::shared_ptr<Job>> jobs);
 

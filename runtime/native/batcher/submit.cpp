@@ -29,7 +29,7 @@ double Batcher::Impl::backlog_us() const noexcept {
   return sum / static_cast<double>(workers.size());
 }
 
-bool Batcher::Impl::submit(std::span<const std::shared_ptr<Job>> jobs) {
+bool Batcher::Impl::submit(std::span<const std::shared_ptr<Job>> jobs, bool helper) {
   if (jobs.empty()) {
     return true;
   }
@@ -41,7 +41,7 @@ bool Batcher::Impl::submit(std::span<const std::shared_ptr<Job>> jobs) {
     for (const auto& job : jobs) {
       fits(job) ? fitting.push_back(job) : void(others.emplace_back(job, Kind::too_large));
     }
-    const bool taken = submit(fitting);
+    const bool taken = submit(fitting, helper);
     if (taken) {
       refuse(others);
     }
@@ -71,7 +71,7 @@ bool Batcher::Impl::submit(std::span<const std::shared_ptr<Job>> jobs) {
   }
   const bool alone = waiting == 0 && busy == 0;
   calm = alone ? calm + 1 : 0;
-  if (Bucket* bucket = lendable(jobs, now)) {
+  if (Bucket* bucket = helper ? nullptr : lendable(jobs, now)) {
     lend(lock, *bucket, jobs);
     return true;
   }
@@ -79,7 +79,7 @@ bool Batcher::Impl::submit(std::span<const std::shared_ptr<Job>> jobs) {
     bucket_of(*job)->push(job);
   }
   waiting += jobs.size();
-  Worker* worker = next();
+  Worker* worker = helper ? nullptr : next();
   const bool look = needs_watch();
   lock.unlock();
   notify(worker);
@@ -89,14 +89,18 @@ bool Batcher::Impl::submit(std::span<const std::shared_ptr<Job>> jobs) {
   return true;
 }
 
+/// Short enough to keep a thread from what else it has to do.
+bool Batcher::Impl::is_short(double us) const noexcept {
+  return us > 0 && us < std::chrono::duration<double, std::micro>(options.lend).count();
+}
+
 Bucket* Batcher::Impl::lendable(std::span<const std::shared_ptr<Job>> jobs, Clock::time_point now) noexcept {
   if (calm == 0 || idle.empty() || options.wait != options.wait.zero()) {
     return nullptr;
   }
   Bucket* bucket = bucket_of(*jobs.front());
   const double us = bucket->row_us() * static_cast<double>(jobs.size());
-  const double most_us = std::chrono::duration<double, std::micro>(options.lend).count();
-  if (us == 0 || us >= most_us || calm < calm_per_us * us || jobs.size() > bucket->most()) {
+  if (!is_short(us) || calm < calm_per_us * us || jobs.size() > bucket->most()) {
     return nullptr;
   }
   if (lent >= probe_every) {
@@ -113,27 +117,66 @@ Bucket* Batcher::Impl::lendable(std::span<const std::shared_ptr<Job>> jobs, Cloc
 
 void Batcher::Impl::lend(std::unique_lock<std::mutex>& lock, Bucket& bucket,
                          std::span<const std::shared_ptr<Job>> jobs) {
-  Worker* place = idle.back();  // runs under its number, so that no more than `workers` run at once
-  idle.pop_back();
-  lender = std::this_thread::get_id();
   busy += jobs.size();
   ++counts.batches;
-  ++counts.lent;
   counts.rows += jobs.size();
+  const auto begun = Clock::now();
+  run_here(lock, bucket, jobs);
+  lent += Clock::now() - begun;
+  Worker* worker = next();
+  lock.unlock();
+  notify(worker);
+}
+
+/// On the calling thread, under the number of an idle worker, so that no more than `workers` run at once.
+void Batcher::Impl::run_here(std::unique_lock<std::mutex>& lock, Bucket& bucket,
+                             std::span<const std::shared_ptr<Job>> jobs) {
+  Worker* place = idle.back();
+  idle.pop_back();
+  lender = std::this_thread::get_id();
+  ++counts.lent;
   lock.unlock();
   const auto begun = Clock::now();
   runner.run(place->number, bucket.length(), jobs);
   const auto took = Clock::now() - begun;
   lock.lock();
   lender = {};
-  lent += took;
   bucket.learn(took, jobs.size());
   counts.answered += jobs.size();
   idle.push_back(place);
   settle(jobs.size());
-  Worker* worker = next();
+}
+
+bool Batcher::Impl::help() {
+  Jobs jobs;
+  Refusals refused;
+  std::unique_lock lock(mutex);
+  const Bucket* next_up = idle.empty() ? nullptr : first(Clock::now());
+  if (next_up == nullptr) {
+    return false;  // a worker that runs takes what waits before it rests
+  }
+  const std::size_t rows = std::min(next_up->size(), next_up->most());
+  if (!is_short(next_up->row_us() * static_cast<double>(rows))) {
+    Worker* worker = next();
+    lock.unlock();
+    notify(worker);
+    return false;
+  }
+  Bucket* bucket = take(jobs, refused);
+  if (!refused.empty()) {
+    const std::size_t done = refused.size();
+    lock.unlock();
+    refuse(refused);
+    lock.lock();
+    settle(done);
+  }
+  if (bucket != nullptr) {
+    run_here(lock, *bucket, jobs);
+  }
+  const bool more = waiting > 0;
   lock.unlock();
-  notify(worker);
+  jobs.clear();  // may be the last to hold a request, and what it holds: not under the lock
+  return more;
 }
 
 }  // namespace atb

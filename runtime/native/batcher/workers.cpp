@@ -89,17 +89,23 @@ bool Batcher::Impl::park(Worker& me, std::unique_lock<std::mutex>& lock) {
   return false;
 }
 
+/// Of those that are due the one whose first row is the oldest; null where none is.
+Bucket* Batcher::Impl::first(Clock::time_point now) noexcept {
+  Bucket* oldest = nullptr;
+  for (Bucket& bucket : buckets) {
+    if (due(bucket) <= now && !bucket.empty() &&
+        (oldest == nullptr || bucket.front().queued < oldest->front().queued)) {
+      oldest = &bucket;
+    }
+  }
+  return oldest;
+}
+
 /// The oldest row that is due decides the length; what waits of that length goes with it. Null where nobody was left.
 Bucket* Batcher::Impl::take(Jobs& jobs, Refusals& refused) {
   const auto now = Clock::now();
   while (waiting > 0) {
-    Bucket* oldest = nullptr;
-    for (Bucket& bucket : buckets) {
-      if (due(bucket) <= now && !bucket.empty() &&
-          (oldest == nullptr || bucket.front().queued < oldest->front().queued)) {
-        oldest = &bucket;
-      }
-    }
+    Bucket* oldest = first(now);
     if (oldest == nullptr) {
       break;
     }

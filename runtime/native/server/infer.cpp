@@ -52,7 +52,7 @@ Inference::~Inference() = default;
 
 Encoding& Inference::tokens(std::size_t row) noexcept { return row_[row].tokens; }
 
-void Inference::start(Clock::time_point deadline, Done done) {
+void Inference::start(Clock::time_point deadline, Done done, bool helper) {
   done_ = std::move(done);
   // One more than there are rows: `done` is not called, nor this request changed, before `submit` has returned.
   remaining_.store(rows_ + 1, std::memory_order_relaxed);
@@ -62,7 +62,8 @@ void Inference::start(Clock::time_point deadline, Done done) {
     row_[i].deadline = deadline;
     jobs.emplace_back(self, &row_[i]);
   }
-  const bool taken = model_->batcher().submit(jobs);
+  Batcher& batcher = model_->batcher();
+  const bool taken = helper ? batcher.submit_and_help(jobs) : batcher.submit(jobs);
   jobs.clear();
   if (!taken) {
     refused_.store(static_cast<int>(Kind::overloaded));

@@ -37,8 +37,9 @@ class Inference : public std::enable_shared_from_this<Inference> {
   [[nodiscard]] Encoding& tokens(std::size_t row) noexcept;
   [[nodiscard]] Model& model() const noexcept { return *model_; }
 
-  /// Queues all rows or refuses all of them. A row that is refused later refuses the request, and abandons the others.
-  void start(Clock::time_point deadline, Done done);
+  /// Queues all rows or refuses all of them. A `helper` asks by `Batcher::submit_and_help`, and then helps. A row that
+  /// is refused later refuses the request, and abandons the others.
+  void start(Clock::time_point deadline, Done done, bool helper = false);
   /// Nobody waits for the answer any more: rows that have not begun are not computed. From any thread; `done` is still
   /// called.
   void abandon() noexcept;

@@ -16,7 +16,7 @@ std::shared_ptr<Peer> hold(Peer* peer) { return std::static_pointer_cast<Peer>(p
 }  // namespace
 
 Loop::Loop(Shared& shared_state)
-    : shared(shared_state), service(shared_state), stay_(io.get_executor()), sweeper_(io), watcher_(io) {
+    : shared(shared_state), service(shared_state, io), stay_(io.get_executor()), sweeper_(io), watcher_(io) {
   sweep_later();
 }
 
@@ -33,6 +33,8 @@ void Loop::run() {
     } catch (const std::exception& error) {  // of one handler: its connection ends by its time limit
       std::fprintf(stderr, "atb-server: %s\n", error.what());
     }
+  }
+  while (service.help()) {  // of clients who are gone: whoever ends the server waits for what it asked for
   }
 }
 

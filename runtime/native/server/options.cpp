@@ -102,6 +102,14 @@ const std::vector<Option>& options() {
        [](CommandLine& line, const std::string& option, const std::string& value) {
          line.model.batcher.wait = std::chrono::microseconds(number(option, value, 0L, 1'000'000L));
        }},
+      {"--batches", "N,N", "batch sizes to compile beside single rows (2,4,8; 1: none)",
+       [](CommandLine& line, const std::string& option, const std::string& value) {
+         for (std::size_t at = 0; at <= value.size();) {
+           const auto comma = std::min(value.find(',', at), value.size());
+           line.model.rows.push_back(number<std::size_t>(option, value.substr(at, comma - at), 1, 1024));
+           at = comma + 1;
+         }
+       }},
       text_option("--host", "ADDRESS", "where to listen (127.0.0.1: this machine only)", &ServerOptions::host),
       {"--port", "PORT", "of HTTP (8000; 0: any free one)",
        [](CommandLine& line, const std::string& option, const std::string& value) {

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <atomic>
+#include <boost/asio/io_context.hpp>
 #include <boost/asio/thread_pool.hpp>
+#include <deque>
 #include <map>
 #include <memory>
 #include <string>
@@ -37,7 +39,7 @@ struct Shared {
 /// One for each loop, and used on it.
 class Service {
  public:
-  explicit Service(Shared& shared) : shared_(shared) {}
+  Service(Shared& shared, boost::asio::io_context& io) : shared_(shared), io_(io) {}
 
   /// Answers the exchange, at once or later.
   void handle(Exchange& exchange);
@@ -51,6 +53,9 @@ class Service {
   /// Its deadline has passed, or its client has gone: the work is abandoned. Not while the exchange is `away`.
   void expire(Exchange& exchange);
   void abandon(Exchange& exchange);
+
+  /// Computes a batch of what waits for this thread; whether there is more.
+  bool help();
 
   static constexpr std::size_t inline_bytes = 32 * 1024;  // of a body; larger ones are read by another thread
 
@@ -74,9 +79,12 @@ class Service {
   void read(Exchange& exchange) const;
   void start(Exchange& exchange);
   void finish(Exchange& exchange, const std::shared_ptr<Inference>& work);
+  void help_later();
 
   Shared& shared_;
-  Path path_;  // of the request at hand
+  boost::asio::io_context& io_;
+  std::deque<std::shared_ptr<Model>> waiting_;  // for this thread's help
+  Path path_;                                   // of the request at hand
   std::map<std::string, Known> known_;
   std::string key_;
 };

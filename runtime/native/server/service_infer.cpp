@@ -97,11 +97,41 @@ void Service::start(Exchange& exchange) {
     return refuse(exchange, Kind::expired, explain(Kind::expired, *exchange.model));
   }
   const auto work = exchange.work;
+  const auto model = exchange.model;  // the exchange may be answered, and renewed, within `start`
+  const bool helper = model->batcher().helps();
   ++shared_.under_way;
-  work->start(exchange.deadline, [this, self = exchange.shared_from_this()](Inference& done) {
-    self->post([this, self, answer = done.shared_from_this()] { finish(*self, answer); });
+  const auto done = [this, self = exchange.shared_from_this()](Inference& answered) {
+    self->post([this, self, answer = answered.shared_from_this()] { finish(*self, answer); });
     --shared_.under_way;
+  };
+  work->start(exchange.deadline, done, helper);
+  if (helper && std::find(waiting_.begin(), waiting_.end(), model) == waiting_.end()) {
+    waiting_.push_back(model);
+    if (waiting_.size() == 1) {
+      help_later();
+    }
+  }
+}
+
+/// Behind what is ready to be read: those requests go into the same batches.
+void Service::help_later() {
+  boost::asio::post(io_, [this] {
+    if (help()) {
+      help_later();
+    }
   });
+}
+
+bool Service::help() {
+  if (waiting_.empty()) {
+    return false;
+  }
+  const auto model = std::move(waiting_.front());  // models take turns
+  waiting_.pop_front();
+  if (model->batcher().help()) {
+    waiting_.push_back(model);
+  }
+  return !waiting_.empty();
 }
 
 void Service::finish(Exchange& exchange, const std::shared_ptr<Inference>& work) {

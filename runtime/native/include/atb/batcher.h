@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -59,6 +60,9 @@ struct BatcherOptions {
   // A batch that takes less than this runs on the thread that submits it where nothing else waits or runs, and requests
   // have come one at a time of late: that saves two changes of thread. 0: never.
   std::chrono::microseconds lend{2000};
+  // Threads that ask by `submit_and_help` compute as well, a batch at a time. By default where one worker would share
+  // the one core with who asks: changing threads would only cost time there.
+  std::optional<bool> help;
   bool pin = true;  // each worker to a core of its own, where there are as many workers as cores
 };
 
@@ -67,7 +71,7 @@ struct BatcherCounts {
   std::size_t answered;                        // rows that were run, an engine's failures included
   std::size_t overloaded, expired, cancelled;  // rows that were not
   std::size_t batches, rows;                   // that were run
-  std::size_t lent;                            // of the batches: on the thread that submitted them
+  std::size_t lent;                            // of the batches: on a thread that asked
 };
 
 class Batcher {
@@ -83,6 +87,13 @@ class Batcher {
   /// deadline would come first: nothing was called then. After `drain`, all are refused as `unavailable`; jobs longer
   /// than the longest engine always are, as `too_large`. Who submits holds what owns the batcher until this returns.
   bool submit(std::span<const std::shared_ptr<Job>> jobs);
+  /// The same for a thread that reads many requests before it computes: where `helps`, nobody is woken, and the thread
+  /// calls `help` until it returns false.
+  bool submit_and_help(std::span<const std::shared_ptr<Job>> jobs);
+  [[nodiscard]] bool helps() const noexcept;
+  /// Runs the batch whose turn is next on the calling thread, or leaves long ones to a worker. Whether more waits for
+  /// this thread.
+  bool help();
   /// Takes nothing new, answers what waits. False where `until` came first.
   bool drain(Clock::time_point until);
   [[nodiscard]] BatcherCounts counts() const noexcept;
