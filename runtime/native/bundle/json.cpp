@@ -179,6 +179,8 @@ std::optional<std::int64_t> Node::whole() const noexcept {
 }
 
 Node parse(std::string_view text) {
+  if (const auto zero = text.find('\0'); zero != text.npos)  // where the parser would see the end
+    throw std::invalid_argument("it is no JSON from byte " + std::to_string(zero + 1) + " on");
   Builder builder;
   if (!nlohmann::json::sax_parse(text.begin(), text.end(), &builder)) throw std::invalid_argument("it is no JSON");
   return std::move(builder.root);

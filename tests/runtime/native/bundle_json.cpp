@@ -69,6 +69,7 @@ BOOST_AUTO_TEST_CASE(what_two_readers_may_read_differently_is_refused) {
   for (const char* text :
        {"", "{", "[1,]", "NaN", "[Infinity]", "1 2", "\"\\ud800\"", "\"\xff\"", "{\"a\" 1}", "[1e999]", "/* */1"})
     BOOST_CHECK_THROW(json::parse(text), std::invalid_argument);
+  BOOST_CHECK_THROW(json::parse(std::string_view("{}\0{}", 5)), std::invalid_argument);
 }
 
 BOOST_AUTO_TEST_CASE(depth_is_bounded) {

@@ -86,7 +86,8 @@ void read_json(const std::string& text) {
   }
   const bool deep =
       std::count_if(text.begin(), text.end(), [](char c) { return c == '[' || c == '{'; }) > JsonReader::most_depth;
-  law(deep || taken == nlohmann::json::accept(text));
+  const bool ends = text.find('\0') == text.npos;  // for the other reader the text would end there
+  law(deep || !ends || taken == nlohmann::json::accept(text));
 }
 
 void read_predict(const std::string& text) {
