@@ -143,7 +143,7 @@ const std::vector<Option>& options() {
       text_option("--certificate", "PEM", "with --key: TLS", &ServerOptions::certificate),
       text_option("--key", "PEM", "of the certificate", &ServerOptions::key),
       flag("--manage", "clients may load and unload models", &ServerOptions::manage),
-      flag("--page", "an example page at /", &ServerOptions::page),
+      flag("--ui", "an example page at /", &ServerOptions::page),
       text_option("--access-log", "FILE", "JSON lines, one a request; - is standard output",
                   &ServerOptions::access_log),
       {"--json-ready", nullptr, "the line that says ready is JSON",
@@ -167,8 +167,7 @@ CommandLine read_command_line(const std::vector<std::string>& arguments) {
       continue;
     }
     const auto sign = arguments[i].find('=');
-    std::string name = arguments[i].substr(0, sign);
-    name = name == "--ui" ? "--page" : name;
+    const std::string name = arguments[i].substr(0, sign);
     const auto& all = options();
     const auto found = std::find_if(all.begin(), all.end(), [&](const Option& option) { return name == option.name; });
     if (found == all.end()) {

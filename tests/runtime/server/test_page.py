@@ -58,7 +58,7 @@ def texts_of(document: str) -> dict[str, list[str]]:
 
 
 def test_the_page_shows_label_scores_and_times(serve: Any, show: Show) -> None:
-    with serve("--page") as server:
+    with serve("--ui") as server:
         document = show(f"http://127.0.0.1:{server.port}/?text=a%20good%20film")
         expected = server.ask("/predict", {"inputs": "a good film"}).json
     assert 'data-state="answered"' in document
@@ -70,7 +70,7 @@ def test_the_page_shows_label_scores_and_times(serve: Any, show: Show) -> None:
 
 
 def test_the_page_shows_what_went_wrong_and_runs_no_text_as_html(serve: Any, show: Show) -> None:
-    with serve("--page", "--text-bytes", 20) as server:
+    with serve("--ui", "--text-bytes", 20) as server:
         document = show(f"http://127.0.0.1:{server.port}/?text=%3Cimg%20src=x%20onerror=alert(1)%3E%20and%20more")
     assert 'data-state="failed"' in document
     assert "<img" not in document
@@ -78,7 +78,7 @@ def test_the_page_shows_what_went_wrong_and_runs_no_text_as_html(serve: Any, sho
 
 
 def test_a_token_is_asked_for_on_the_page(serve: Any, show: Show) -> None:
-    with serve("--page", ATB_SERVER_TOKEN="secret") as server:
+    with serve("--ui", ATB_SERVER_TOKEN="secret") as server:
         document = show(f"http://127.0.0.1:{server.port}/?text=good")
     assert re.search(r'<div id="secret">', document)
     assert 'data-state="failed"' in document
