@@ -86,6 +86,11 @@ bool Batcher::drain(Clock::time_point until) {
   return impl_->quiet.wait_until(lock, until, [this] { return impl_->waiting == 0 && impl_->busy == 0; });
 }
 
+bool Batcher::full() const noexcept {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->waiting >= impl_->options.queue && !impl_->draining;
+}
+
 BatcherCounts Batcher::counts() const noexcept {
   const std::lock_guard lock(impl_->mutex);
   BatcherCounts counts = impl_->counts;

@@ -84,6 +84,8 @@ class Service {
   Shared& shared_;
   boost::asio::io_context& io_;
   std::deque<std::shared_ptr<Model>> waiting_;  // for this thread's help
+  Clock::time_point helped_{};                  // when it ended last
+  bool full_ = false;                           // a queue was, since then
   Path path_;                                   // of the request at hand
   std::map<std::string, Known> known_;
   std::string key_;

@@ -11,6 +11,8 @@
 namespace atb {
 namespace {
 
+constexpr std::chrono::milliseconds most_help{3};  // before it is looked who else asks
+
 void write_timing(std::string& fields, const Timing& timing) {
   const auto part = [&](std::string_view name, std::chrono::nanoseconds time) {
     (fields += name) += ";dur=";  // milliseconds
@@ -28,6 +30,10 @@ void write_timing(std::string& fields, const Timing& timing) {
 void Service::infer(Exchange& exchange) {
   const auto& asked = exchange.request.timeout;
   const auto most = std::chrono::microseconds(shared_.options.deadline);
+  if (exchange.model->batcher().full()) {  // before it costs anything
+    full_ = true;
+    return refuse(exchange, Kind::overloaded, explain(Kind::overloaded, *exchange.model), retry_after(*exchange.model));
+  }
   exchange.deadline = exchange.received + (asked ? std::min(most, std::chrono::microseconds(*asked)) : most);
   if (exchange.request.body.size() <= inline_bytes) {
     read(exchange);
@@ -113,10 +119,19 @@ void Service::start(Exchange& exchange) {
   }
 }
 
-/// Behind what is ready to be read: those requests go into the same batches.
+/// Behind what is ready to be read: those requests go into the same batches. Then for as long as reading took; but
+/// where more comes than can be computed, one batch at a time, for who is refused is to know it at once.
 void Service::help_later() {
   boost::asio::post(io_, [this] {
-    if (help()) {
+    const auto begun = Clock::now();
+    const auto reading = std::min<Clock::duration>(begun - helped_, most_help);
+    const auto until = std::exchange(full_, false) ? begun : begun + reading;
+    bool more = help();
+    while (more && Clock::now() < until) {
+      more = help();
+    }
+    helped_ = Clock::now();
+    if (more) {
       help_later();
     }
   });

@@ -117,7 +117,9 @@ BOOST_AUTO_TEST_CASE(all_jobs_of_a_request_or_none) {
   std::vector<Counted> one{job(10)};
   BOOST_TEST(submit(batcher, three));
   BOOST_TEST(!submit(batcher, two));
+  BOOST_TEST(!batcher.full());
   BOOST_TEST(submit(batcher, one));
+  BOOST_TEST(batcher.full());
   BOOST_TEST(!submit(batcher, {job(10)}));
   BOOST_TEST(batcher.counts().overloaded == 3U);
   BOOST_TEST(batcher.counts().waiting == 4U);

@@ -94,6 +94,8 @@ class Batcher {
   /// Runs the batch whose turn is next on the calling thread, or leaves long ones to a worker. Whether more waits for
   /// this thread.
   bool help();
+  /// Whether a row submitted now would find no room.
+  [[nodiscard]] bool full() const noexcept;
   /// Takes nothing new, answers what waits. False where `until` came first.
   bool drain(Clock::time_point until);
   [[nodiscard]] BatcherCounts counts() const noexcept;
