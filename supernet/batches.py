@@ -11,17 +11,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from supernet.ragged import Ragged, Rows, Zeros, chained, lengths_of
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenizedTexts:
-    """Token ids per text, special tokens included, and the segment of each token for pairs."""
+    """Token ids per text, special tokens included, and the segment of each token for pairs.
 
-    input_ids: tuple[list[int], ...]
-    token_type_ids: tuple[list[int], ...] | None = None
+    In memory (tuples), or in a file that is read row by row (`supernet.token_cache`).
+    """
+
+    input_ids: Rows
+    token_type_ids: Rows | None = None
     pad_token_id: int = 0
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each text; of a file without reading the texts."""
+        return lengths_of(self.input_ids)
 
     def __add__(self, other: TokenizedTexts) -> TokenizedTexts:
         if self.pad_token_id != other.pad_token_id:
@@ -30,40 +40,48 @@ class TokenizedTexts:
             )
         types = None
         if self.token_type_ids is not None or other.token_type_ids is not None:
-            types = tuple(ids for part in (self, other) for ids in part._types())
+            types = chained(self._types(), other._types())
         return TokenizedTexts(
-            input_ids=self.input_ids + other.input_ids, token_type_ids=types, pad_token_id=self.pad_token_id
+            input_ids=chained(self.input_ids, other.input_ids), token_type_ids=types, pad_token_id=self.pad_token_id
         )
 
-    def _types(self) -> tuple[list[int], ...]:
-        return self.token_type_ids or tuple([0] * len(ids) for ids in self.input_ids)
+    def _types(self) -> Rows:
+        if self.token_type_ids is not None:
+            return self.token_type_ids
+        zeros = Zeros(self.input_ids)
+        return tuple(zeros) if isinstance(self.input_ids, tuple) else zeros
 
     def take(self, rows: Sequence[int]) -> TokenizedTexts:
         """These rows only, in this order."""
+
+        def taken(values: Rows) -> Rows:
+            return values.take(rows) if isinstance(values, Ragged) else tuple(values[i] for i in rows)
+
         types = self.token_type_ids
         return TokenizedTexts(
-            input_ids=tuple(self.input_ids[i] for i in rows),
-            token_type_ids=None if types is None else tuple(types[i] for i in rows),
+            input_ids=taken(self.input_ids),
+            token_type_ids=None if types is None else taken(types),
             pad_token_id=self.pad_token_id,
         )
 
     def batch(self, rows: Sequence[int], *, length: int | None = None) -> dict[str, Tensor]:
         """int64 [rows, length] `input_ids`, `attention_mask` (and `token_type_ids`), padded to the longest."""
-        width = length or max(len(self.input_ids[i]) for i in rows)
+        chosen = [self.input_ids[i] for i in rows]
+        width = length or max(map(len, chosen))
 
         def padded(values: Sequence[list[int]], fill: int) -> Tensor:
-            return torch.tensor([values[i][:width] + [fill] * (width - len(values[i])) for i in rows])
+            return torch.tensor([ids[:width] + [fill] * (width - len(ids)) for ids in values])
 
-        batch = {"input_ids": padded(self.input_ids, self.pad_token_id)}
-        lengths = torch.tensor([min(len(self.input_ids[i]), width) for i in rows])
+        batch = {"input_ids": padded(chosen, self.pad_token_id)}
+        lengths = torch.tensor([min(len(ids), width) for ids in chosen])
         batch["attention_mask"] = (torch.arange(width)[None] < lengths[:, None]).long()
         if self.token_type_ids is not None:
-            batch["token_type_ids"] = padded(self.token_type_ids, 0)
+            batch["token_type_ids"] = padded([self.token_type_ids[i] for i in rows], 0)
         return batch
 
     def in_order(self, batch_size: int) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         """All rows once, shortest first (least padding), as (row numbers, batch)."""
-        rows = sorted(range(len(self)), key=lambda i: len(self.input_ids[i]))
+        rows = sorted(range(len(self)), key=self.lengths.__getitem__)
         for start in range(0, len(rows), batch_size):
             chosen = rows[start : start + batch_size]
             yield chosen, self.batch(chosen)

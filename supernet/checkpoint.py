@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -67,10 +68,23 @@ def load_supernet(path: Path) -> Supernet:
     return model.eval()
 
 
+class Saved(NamedTuple):
+    """Where a training goes on: the step that comes next, and what else was noted with it."""
+
+    step: int
+    notes: dict[str, Any]
+
+
 def save_training(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, step: int, fingerprint: str
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    step: int,
+    fingerprint: str,
+    notes: Mapping[str, Any] | None = None,
 ) -> None:
-    """The trainable weights, AdamW's state of each, and the step that comes next.
+    """The trainable weights, AdamW's state of each, the step that comes next, and `notes`, which are plain data.
 
     Its update count is kept per parameter: a layer that a step's subnets left out is not updated by that step.
     """
@@ -80,26 +94,28 @@ def save_training(
             state = optimizer.state[parameter]
             tensors[f"weight.{name}"] = parameter
             tensors |= {f"{key}.{name}": value for key, value in state.items()}
-    save_tensors(path, tensors, {"step": str(step), "fingerprint": fingerprint})
+    noted = {} if notes is None else {"notes": json.dumps(dict(notes), sort_keys=True)}
+    save_tensors(path, tensors, {"step": str(step), "fingerprint": fingerprint, **noted})
 
 
-def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, fingerprint: str) -> int:
-    """Restores what `save_training` wrote and returns the next step; 0 where nothing (or another plan) was saved."""
+def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, fingerprint: str) -> Saved:
+    """Restores what `save_training` wrote; step 0 where nothing (or another plan) was saved."""
     if not path.exists():
-        return 0
+        return Saved(0, {})
     tensors, metadata = load_tensors(path)
     if metadata.get("fingerprint") != fingerprint:
-        return 0
+        return Saved(0, {})
     try:
-        step = int(metadata["step"])
+        saved = Saved(int(metadata["step"]), dict(json.loads(metadata.get("notes", "{}"))))
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
                     parameter.copy_(tensors[f"weight.{name}"])
                     if f"step.{name}" in tensors:
                         optimizer.state[parameter] = {
-                            key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
+                            key: tensors[f"{key}.{name}"].to(parameter.device)
+                            for key in ("step", "exp_avg", "exp_avg_sq")
                         }
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit the training it is named for ({error}). Delete it.") from error
-    return step
+    return saved

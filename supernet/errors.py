@@ -19,3 +19,7 @@ class CheckpointError(SupernetError):
 
 class TrainingError(SupernetError):
     """A training that diverged."""
+
+
+class StageError(SupernetError):
+    """A stage of a training that cannot be taught as it stands."""

@@ -7,29 +7,35 @@ What is not BERT's own in them, and why the answer stays the same:
 - DistilBERT has no token types: a table of one row of zeros stands for them; its pooler's activation is ReLU;
 - ELECTRA's pooler's activation is GELU.
 
+A checkpoint is read under the head that is asked for: that of texts, of tokens, of spans, or, but for ELECTRA, of its
+masked language model. What it holds of other heads is left aside.
+
 RoBERTa gives the token `<pad>` written out inside of a text no position; here it has one, as any other token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from supernet.errors import TeacherError
-from supernet.facts import ModelFacts, PoolerActivation
+from supernet.facts import Head, ModelFacts, PoolerActivation
+from supernet.heads import head_axes
 from supernet.model import Supernet
 from supernet.names import BERT, DISTILBERT, ELECTRA, ROBERTA, Names
 from supernet.space import SubnetConfig
 
-# Heads of other tasks: a classifier does not read them, so they may be left over in its checkpoint.
+# Heads of other tasks: who asks for one does not read them, so they may be left over in its checkpoint.
 _OTHER_HEADS = (
     *("cls.", "lm_head.", "qa_outputs.", "vocab_transform.", "vocab_layer_norm.", "vocab_projector."),
     *("discriminator_predictions.", "generator_predictions.", "generator_lm_head."),
 )
+# Where a masked language model's decoder stands beside the word table that it is tied to.
+_DECODERS = ("cls.predictions.decoder.", "lm_head.decoder.", "vocab_projector.")
 # What older versions of `transformers` saved though it is no weight.
 _BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 _DISTILBERT_EPS = 1e-12  # written into its code
@@ -55,10 +61,20 @@ class Family:
         """The value of BERT's configuration key."""
         return getattr(config, self.keys.get(key, key))
 
-    def ignores(self, name: str) -> bool:
-        """Whether its classifier computes without this weight of a checkpoint, though another model's would not."""
+    def ignores(self, name: str, head: Head = "sequence") -> bool:
+        """Whether the model with this head computes without this weight of a checkpoint, though another's would not."""
         inner = name.removeprefix(self.names.body)
-        return inner in _BUFFERS or inner.startswith(self.unread) or name.startswith(_OTHER_HEADS)
+        if inner in _BUFFERS or inner.startswith(self.unread):
+            return True
+        if name.startswith(tuple(self.names.head(head).values())):
+            return False
+        return name.startswith(_OTHER_HEADS if head == "sequence" else (*_OTHER_HEADS, *self.heads))
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """How the names of all heads begin."""
+        kinds: tuple[Head, ...] = get_args(Head)
+        return tuple(name for kind in kinds for name in self.names.head(kind).values())
 
 
 _ROBERTAS = ("roberta", "xlm-roberta", "camembert")
@@ -143,25 +159,92 @@ def facts_of(config: Any) -> ModelFacts:
         raise TeacherError(f"the configuration at {config.name_or_path!r} is of no {family.name}: {error}") from error
 
 
-def supernet_of(config: Any, weights: Mapping[str, Tensor], *, where: str) -> Supernet:
-    """The classifier with these weights of a checkpoint; its largest subnet computes what theirs computes (law 1).
+def supernet_of(config: Any, weights: Mapping[str, Tensor], *, where: str, head: Head = "sequence") -> Supernet:
+    """The model with these weights of a checkpoint; its largest subnet computes what theirs computes (law 1).
 
-    Raises `TeacherError` where a weight is missing, unknown, of another shape, or not finite.
+    Raises `TeacherError` where a weight is missing, unknown, of another shape, or not finite, and for a masked language
+    model whose decoder is not its word table.
     """
-    family, facts = family_of(config, where=where), facts_of(config)
+    family = family_of(config, where=where)
+    if head == "mlm" and mlm_head_of(config, weights, where=where) is None:
+        raise TeacherError(
+            f"the model at {where!r} has no head of a masked language model that is known ({family.name})"
+        )
+    return _read(config, weights, where=where, facts=_under(head, facts_of(config)), fresh=False)
+
+
+def encoder_of(
+    config: Any,
+    weights: Mapping[str, Tensor],
+    *,
+    where: str,
+    head: Head = "sequence",
+    num_labels: int = 2,
+    seed: int = 0,
+) -> Supernet:
+    """The checkpoint's encoder under a new head, drawn by `seed`: a pre-trained model as it came, before any task.
+
+    Raises `TeacherError` as `supernet_of` does.
+    """
+    facts = _under(head, replace(facts_of(config), num_labels=num_labels))
+    net = _read(config, weights, where=where, facts=facts, fresh=True)
+    net.draw_head(seed)
+    return net
+
+
+def mlm_head_of(config: Any, weights: Mapping[str, Tensor], *, where: str) -> dict[str, Tensor] | None:
+    """The tensors of a checkpoint's masked language model by our names (`supernet.heads`), or None where it has none.
+
+    Raises `TeacherError` where its decoder is not its word table: the two are one here.
+    """
+    family = family_of(config, where=where)
+    theirs = {_modern(name): tensor for name, tensor in weights.items()}
+    for start in _DECODERS:
+        words, decoder = theirs.get(family.names.of("word_embeddings.weight")), theirs.get(f"{start}weight")
+        if words is not None and decoder is not None and not torch.equal(words, decoder):
+            raise TeacherError(
+                f"the masked language model at {where!r} has a decoder of its own, {start}weight; read are those that "
+                "are the word table"
+            )
+    found: dict[str, Tensor] = {}
+    for name in head_axes(_under("mlm", facts_of(config))):
+        if not family.names.mlm:
+            return None
+        known = family.names.of(name, "mlm")
+        also = [f"{start}bias" for start in _DECODERS] if name == "word_bias" else []
+        tensor = next((theirs[x] for x in (known, *also) if x in theirs), None)
+        if tensor is None:
+            return None
+        found[name] = tensor
+    return found
+
+
+def _under(head: Head, facts: ModelFacts) -> ModelFacts:
+    return replace(facts, head=head, num_labels=2 if head == "span" else facts.num_labels)
+
+
+def _read(config: Any, weights: Mapping[str, Tensor], *, where: str, facts: ModelFacts, fresh: bool) -> Supernet:
+    """The model of these facts; a `fresh` head is not read but left empty."""
+    family, head = family_of(config, where=where), facts.head
     offset = facts.pad_token_id + 1 if family.offset else 0
-    theirs = {_modern(name): tensor for name, tensor in weights.items() if not family.ignores(name)}
+    theirs = {_modern(name): tensor for name, tensor in weights.items()}
+    theirs = {name: tensor for name, tensor in theirs.items() if not family.ignores(name, head)}
     with torch.device("meta"):
         net = Supernet(shape=shape_of(config), facts=facts)
-    found, known = {}, {}
-    for name in net.state_dict():
+    found: dict[str, Tensor] = dict(mlm_head_of(config, weights, where=where) or {}) if head == "mlm" else {}
+    known: dict[str, str] = {}
+    for name, empty in net.state_dict().items():
         if name == "token_type_embeddings.weight" and not family.token_types:
             found[name], known[name] = torch.zeros(1, net.shape.hidden_size), name
             continue
-        known[name] = family.names.of(name)
-        if known[name] in theirs:
-            tensor = theirs.pop(known[name])
+        known[name] = family.names.of(name, head) if name not in head_axes(facts) or family.names.head(head) else name
+        tensor = theirs.pop(known[name], None)
+        if fresh and name in head_axes(facts):
+            found[name] = torch.zeros(empty.shape)
+        elif tensor is not None:
             found[name] = tensor[offset:] if name == "position_embeddings.weight" else tensor
+    if fresh:  # what stands of a head is of another task, or drawn anew
+        theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith(family.heads)}
     return filled(net, found, names=known, unknown=theirs, where=where)
 
 
@@ -176,7 +259,7 @@ def filled(
     if missing := [names[name] for name in wanted if name not in weights]:
         raise TeacherError(
             f"the model at {where!r} lacks {len(missing)} of its {len(wanted)} weights: {', '.join(missing[:3])}"
-            f"{', ...' if len(missing) > 3 else ''}. Supported is a whole classifier: an encoder and its trained head"
+            f"{', ...' if len(missing) > 3 else ''}. Supported is a whole model: an encoder and its trained head"
         )
     if extra := sorted(unknown):
         raise TeacherError(
@@ -202,6 +285,8 @@ def stock_settings(net: Supernet, family: Family) -> dict[str, Any] | None:
     """The configuration values with which the family's own class computes what the network does; None if it cannot."""
     facts, shape = net.facts, net.shape
     if not shape.is_stock_bert or facts.pooler_activation != family.pooler_activation:
+        return None
+    if facts.head != "sequence" or facts.embedding != "table":
         return None
     if not family.token_types and (facts.type_vocab_size, facts.layer_norm_eps) != (1, _DISTILBERT_EPS):
         return None

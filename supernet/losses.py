@@ -14,10 +14,19 @@ from torch.nn import functional
 UNLABELLED = -100
 
 
+def _mean(values: Tensor, kept: Tensor) -> Tensor:
+    kept = kept.to(values.dtype)
+    return (values * kept).sum() / kept.sum()
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
 def soft_label(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
     """Soft cross-entropy of logits [B, labels], mean over the batch (Hinton et al. 2015; TinyBERT eq. 10).
 
-    A regression head (one label) gets the squared error instead.
+    It is a sum over the labels, never divided by their number. A regression head (one label) gets the squared error
+    instead.
     """
     if student.shape[-1] == 1:
         return functional.mse_loss(student, teacher)
@@ -32,9 +41,54 @@ def hard_label(student: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(student, labels)
 
 
+def soft_tokens(student: Tensor, teacher: Tensor, mask: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Soft cross-entropy of each kept token's logits [B, S, labels], mean over those tokens."""
+    chosen = mask.bool()
+    if not chosen.any():
+        return student.sum() * 0.0
+    return soft_label(student[chosen], teacher[chosen], temperature=temperature)
+
+
+def hard_tokens(student: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of logits [B, S, labels] with classes [B, S], mean over the tokens that have one.
+
+    With the words that were masked as classes and `UNLABELLED` everywhere else it is BERT's masked language model.
+    """
+    chosen = labels != UNLABELLED
+    if not chosen.any():
+        return student.sum() * 0.0
+    return hard_label(student[chosen], labels[chosen])
+
+
+def soft_span(student: Tensor, teacher: Tensor, mask: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Soft cross-entropy over the kept positions of logits [B, S, 2], of a span's start and its end; their mean."""
+    got, wanted = (_over_positions(x / temperature, mask) for x in (student, teacher))
+    each = -(wanted.exp() * got.masked_fill(mask[:, None] == 0, 0.0)).sum(-1)
+    return each.mean() * temperature**2
+
+
+def hard_span(student: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy over the kept positions of logits [B, S, 2] with [B, 2] positions of start and end; their mean."""
+    each = -_over_positions(student, mask).gather(-1, labels[:, :, None])[..., 0]
+    return each.mean()
+
+
+def _over_positions(logits: Tensor, mask: Tensor) -> Tensor:
+    """Log-probabilities [B, 2, S] over the kept positions."""
+    by_end = logits.transpose(1, 2)
+    return functional.log_softmax(by_end.masked_fill(mask[:, None] == 0, torch.finfo(by_end.dtype).min), dim=-1)
+
+
 def labelled(labels: Tensor) -> Tensor:
-    """Which rows [B] have a label: transfer text has `UNLABELLED` (classes) or NaN (regression)."""
-    return ~torch.isnan(labels) if labels.is_floating_point() else labels != UNLABELLED
+    """Which rows [B] have a label: transfer text has `UNLABELLED` (classes) or NaN (regression).
+
+    Of labels with more dims ([B, S] of tokens, [B, 2] of spans) a row has one where any of its own is known.
+    """
+    known = ~torch.isnan(labels) if labels.is_floating_point() else labels != UNLABELLED
+    return known.flatten(1).any(1) if known.dim() > 1 else known
+
+
+# --- inner values -----------------------------------------------------------------------------------------------------
 
 
 def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -43,8 +97,7 @@ def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     A narrower student is held to the teacher's first dims: subnets of a supernet share its order of dims.
     """
     error = (student.float() - teacher[..., : student.shape[-1]].float()).square().mean(-1)
-    kept = mask.to(error.dtype)
-    return (error * kept).sum() / kept.sum()
+    return _mean(error, mask)
 
 
 def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -53,8 +106,7 @@ def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     A student with fewer heads is held to the teacher's first heads.
     """
     error = (student.float() - teacher[:, : student.shape[1]].float()).square().mean(1)
-    kept = (mask[:, :, None] * mask[:, None, :]).to(error.dtype)
-    return (error * kept).sum() / kept.sum()
+    return _mean(error, mask[:, :, None] * mask[:, None, :])
 
 
 def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -88,5 +140,4 @@ def _mean_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     least = torch.finfo(student.dtype).min  # not -inf: a row of padding alone must not become NaN
     got, wanted = (functional.log_softmax(x.masked_fill(padding, least), dim=-1) for x in (student, teacher))
     divergence = functional.kl_div(got, wanted, reduction="none", log_target=True).masked_fill(padding, 0.0)
-    kept = mask.to(divergence.dtype)
-    return (divergence.sum(-1).mean(1) * kept).sum() / kept.sum()
+    return _mean(divergence.sum(-1).mean(1), mask)

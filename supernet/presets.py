@@ -5,7 +5,7 @@
   masked language model the width of queries, keys and values follows from heads of 64, for distillation it is free.
 - `efficientbert`: EfficientBERT (Dong et al., Findings of EMNLP 2021, "EfficientBERT: Progressively Searching
   Multilayer Perceptron via Warm-up Knowledge Distillation"): six layers, whose feed-forward cells differ in width and
-  are stacked. Its search over the activation functions within a cell is not part of it.
+  are stacked: what its third stage searches. What a cell computes is one more choice, `cells`, of one's own.
 - `per-layer`: any subset of the layers, each with its own attention and feed-forward sizes.
 """
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+from supernet.cells import PLAIN, Cell
 from supernet.space import DIMENSIONS, SearchSpace
 from supernet.subnet import check
 
@@ -31,6 +32,7 @@ class Preset:
     head_sizes: tuple[int, ...]
     ffn_sizes: tuple[int, ...]
     ffn_stacks: tuple[int, ...] = (1,)
+    cells: tuple[Cell, ...] = (PLAIN,)
     first_layers: bool = False
     per_layer: bool = True
 
@@ -49,7 +51,7 @@ class Preset:
         check(bool(depths), f"depths start at {min(self.depths)}, but the supernet has {layers} layers")
         make = SearchSpace.first_layers if self.first_layers else SearchSpace.of_depths
         choices = {name: getattr(self, name) for name in DIMENSIONS}
-        return make(source_layers=layers, depths=depths, per_layer=self.per_layer, **choices)
+        return make(source_layers=layers, depths=depths, per_layer=self.per_layer, cells=self.cells, **choices)
 
 
 def _range(least: int, most: int, step: int = 1) -> tuple[int, ...]:

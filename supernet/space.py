@@ -10,13 +10,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from random import Random
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
+from supernet.cells import PLAIN, Cell
 from supernet.subnet import MAX_FFN_STACK, LayerConfig, SubnetConfig, check
 
-__all__ = ["DIMENSIONS", "LayerConfig", "SearchSpace", "SubnetConfig"]
+__all__ = ["DIMENSIONS", "LayerConfig", "SearchSpace", "Slicing", "SubnetConfig"]
 
-Sizes = tuple[int, int, int, int]
+Genes = tuple[int, int, int, int, Cell]
+"""What a layer chooses: its sizes, in the order of `LayerConfig.sizes`, and what its cells compute."""
+
+Slicing: TypeAlias = Literal["heads", "dims", "both"]
+"""How attention is cut: AutoTinyBERT keeps first whole heads (MLM) or the first dims of every head (KD). A cut here is
+the first dims of the first heads, of which these are the ends; nets trained one way and cut the other are wrong."""
 
 # The fields of a space that list sizes; the last four are those of a layer, in the order of `LayerConfig.sizes`.
 DIMENSIONS = ("hidden_sizes", "heads", "head_sizes", "ffn_sizes", "ffn_stacks")
@@ -28,7 +34,8 @@ class SearchSpace:
 
     `source_layers` is the depth of the supernet; `layer_sets` the sets of its layers that may be kept
     (every subset of an allowed depth when built by `of_depths`, the first ones by `first_layers`). With
-    `per_layer` each layer chooses its own sizes, else all layers are alike.
+    `per_layer` each layer chooses its own sizes and cell, else all layers are alike. The smallest and the largest
+    subnet have the first of `cells`.
     """
 
     source_layers: int
@@ -38,16 +45,17 @@ class SearchSpace:
     head_sizes: tuple[int, ...]
     ffn_sizes: tuple[int, ...]
     ffn_stacks: tuple[int, ...] = (1,)
+    cells: tuple[Cell, ...] = (PLAIN,)
     per_layer: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("layer_sets", *DIMENSIONS):
+        for name in ("layer_sets", "cells", *DIMENSIONS):
             choices = getattr(self, name)
             check(isinstance(choices, tuple), f"{name} is a tuple, got {type(choices).__name__}")
             check(len(choices) > 0, f"{name} needs at least one choice")
             if len(set(choices)) != len(choices):
-                raise ValueError(f"{name} repeats a choice: {choices}")
-            if name != "layer_sets" and min(choices) < 1:
+                raise ValueError(f"{name} repeats a choice: {tuple(map(str, choices)) if name == 'cells' else choices}")
+            if name in DIMENSIONS and min(choices) < 1:
                 raise ValueError(f"{name} must be positive, got {choices}")
         check(max(self.ffn_stacks) <= MAX_FFN_STACK, f"ffn_stacks are 1 to {MAX_FFN_STACK}, got {max(self.ffn_stacks)}")
         for kept in self.layer_sets:
@@ -75,8 +83,8 @@ class SearchSpace:
     def within(self, whole: SubnetConfig) -> SearchSpace:
         """The part of this space that can be cut from `whole`, the largest subnet of a supernet.
 
-        Where the layers of `whole` differ, what all of them have counts. Raises `ValueError` naming the dimension
-        that is left without a choice.
+        Where the layers of `whole` differ, what all of them have counts; any cell can be computed with the linears of
+        any other. Raises `ValueError` naming the dimension that is left without a choice.
         """
         least = tuple(min(sizes) for sizes in zip(*(layer.sizes for layer in whole.layers), strict=True))
         kept: dict[str, Any] = {}
@@ -93,6 +101,21 @@ class SearchSpace:
         )
         return replace(self, source_layers=max(sources) + 1, layer_sets=sets, **kept)
 
+    def check_slicing(self, slicing: Slicing, whole: SubnetConfig) -> None:
+        """Raises `ValueError` where attention is not cut that way from `whole`: by whole heads their size is the
+        supernet's, by dims of every head their number is."""
+        if slicing == "both":
+            return
+        name = "head_sizes" if slicing == "heads" else "heads"
+        own = sorted({x.head_size if slicing == "heads" else x.heads for x in whole.layers})
+        choices = getattr(self, name)
+        rule = "first whole heads" if slicing == "heads" else "the first dims of every head"
+        check(len(own) == 1, f"slicing = {slicing!r} keeps {rule}, and the supernet's layers differ in {name}: {own}")
+        check(
+            list(choices) == own,
+            f"slicing = {slicing!r} keeps {rule}: {name} has one choice, the supernet's {own}, got {str(choices)[:80]}",
+        )
+
     # --- looking it up -------------------------------------------------------------------------------------------
 
     @cached_property
@@ -105,7 +128,7 @@ class SearchSpace:
 
     @cached_property
     def _allowed(self) -> dict[str, frozenset[Any]]:
-        return {name: frozenset(getattr(self, name)) for name in ("layer_sets", *DIMENSIONS)}
+        return {name: frozenset(getattr(self, name)) for name in ("layer_sets", "cells", *DIMENSIONS)}
 
     @cached_property
     def _ordered(self) -> dict[str, tuple[int, ...]]:
@@ -124,19 +147,21 @@ class SearchSpace:
         """Whether `sample` could return it."""
         allowed = self._allowed
         heads, head_sizes, ffn_sizes, ffn_stacks = (allowed[name] for name in DIMENSIONS[1:])
+        cells = allowed["cells"]
         return (
             subnet.hidden_size in allowed["hidden_sizes"]
             and subnet.sources in allowed["layer_sets"]
-            and (self.per_layer or len({x.sizes for x in subnet.layers}) == 1)
+            and (self.per_layer or len({(x.sizes, x.cell) for x in subnet.layers}) == 1)
             and all(
                 x.heads in heads and x.head_size in head_sizes and x.ffn_size in ffn_sizes and x.ffn_stack in ffn_stacks
                 for x in subnet.layers
             )
+            and all(x.cell in cells for x in subnet.layers)
         )
 
     def size(self) -> int:
         """How many subnets it holds."""
-        sizes = len(self.heads) * len(self.head_sizes) * len(self.ffn_sizes) * len(self.ffn_stacks)
+        sizes = len(self.heads) * len(self.head_sizes) * len(self.ffn_sizes) * len(self.ffn_stacks) * len(self.cells)
         sets = sum(
             len(kept) * (sizes**depth if self.per_layer else sizes) for depth, kept in self._sets_by_depth.items()
         )
@@ -147,7 +172,7 @@ class SearchSpace:
     def _extreme(self, choose: Callable[[Iterable[int]], int]) -> SubnetConfig:
         kept = self._sets_by_depth[choose(self._sets_by_depth)][-1]
         hidden, *sizes = (choose(getattr(self, name)) for name in DIMENSIONS)
-        return _build(kept, hidden, [(sizes[0], sizes[1], sizes[2], sizes[3])] * len(kept))
+        return _build(kept, hidden, [(sizes[0], sizes[1], sizes[2], sizes[3], self.cells[0])] * len(kept))
 
     def smallest(self) -> SubnetConfig:
         """The least choice of every dimension."""
@@ -157,42 +182,48 @@ class SearchSpace:
         """The greatest choice of every dimension."""
         return self._extreme(max)
 
-    def _sizes(self, rng: Random) -> Sizes:
+    def _genes(self, rng: Random) -> Genes:
         return (
             rng.choice(self.heads),
             rng.choice(self.head_sizes),
             rng.choice(self.ffn_sizes),
             rng.choice(self.ffn_stacks),
+            # without a choice nothing is drawn, so that seeds from before there were cells draw what they did
+            rng.choice(self.cells) if len(self.cells) > 1 else self.cells[0],
         )
 
     def sample(self, rng: Random) -> SubnetConfig:
         """One subnet, every dimension drawn uniformly; depth first, so that no depth crowds out another."""
         kept = rng.choice(self._sets_by_depth[rng.choice(self.depths)])
-        sizes = [self._sizes(rng) for _ in kept] if self.per_layer else [self._sizes(rng)] * len(kept)
-        return _build(kept, rng.choice(self.hidden_sizes), sizes)
+        layers = [self._genes(rng) for _ in kept] if self.per_layer else [self._genes(rng)] * len(kept)
+        return _build(kept, rng.choice(self.hidden_sizes), layers)
 
     def mutate(self, subnet: SubnetConfig, rng: Random, *, rate: float = 0.2) -> SubnetConfig:
         """A neighbour: every gene is redrawn with probability `rate`, at least one gene always.
 
-        Genes are the hidden size, the set of layers and the sizes of each layer, as far as they have a choice. Layers
-        that stay keep their sizes; a layer that enters takes the sizes of its nearest kept layer. The set of layers may
-        be drawn as it was, and sizes may be those of a layer that leaves, so the neighbour may equal the subnet.
+        Genes are the hidden size, the set of layers and the sizes and cell of each layer, as far as they have a choice.
+        Layers that stay keep their sizes; a layer that enters takes the sizes of its nearest kept layer. The set of
+        layers may be drawn as it was, and sizes may be those of a layer that leaves, so the neighbour may equal the
+        subnet.
         """
         layers = subnet.depth if self.per_layer else 1
-        free = [i for i, name in enumerate(DIMENSIONS[1:]) if len(getattr(self, name)) > 1]
+        free = [i for i, name in enumerate((*DIMENSIONS[1:], "cells")) if len(getattr(self, name)) > 1]
         genes: list[tuple[str, int, int]] = [("sizes", row, i) for row in range(layers) for i in free]
         genes += [("hidden", 0, 0)] * (len(self.hidden_sizes) > 1) + [("layers", 0, 0)] * (len(self.layer_sets) > 1)
         if not genes:
             return subnet
         hidden, kept, sizes = subnet.hidden_size, subnet.sources, [list(x.sizes) for x in subnet.layers[:layers]]
+        cells = [x.cell for x in subnet.layers[:layers]]
         for gene, row, i in [x for x in genes if rng.random() < rate] or [rng.choice(genes)]:
-            if gene == "sizes":
+            if gene == "sizes" and i == len(DIMENSIONS) - 1:
+                cells[row] = rng.choice([x for x in self.cells if x != cells[row]])
+            elif gene == "sizes":
                 sizes[row][i] = _step(self._ordered[DIMENSIONS[1 + i]], sizes[row][i], rng)
             elif gene == "hidden":
                 hidden = _step(self._ordered["hidden_sizes"], hidden, rng)
             else:
                 kept = rng.choice(self.layer_sets)
-        drawn: list[Sizes] = [(a, b, c, d) for a, b, c, d in sizes]
+        drawn: list[Genes] = [(a, b, c, d, cell) for (a, b, c, d), cell in zip(sizes, cells, strict=True)]
         if not self.per_layer:
             return _build(kept, hidden, drawn * len(kept))
         old = subnet.sources
@@ -200,22 +231,27 @@ class SearchSpace:
         return _build(kept, hidden, [drawn[j] for j in nearest])
 
     def crossover(self, a: SubnetConfig, b: SubnetConfig, rng: Random) -> SubnetConfig:
-        """A child with the layers of one parent; sizes come from either, layer by layer or, alike, one by one."""
+        """A child with the layers of one parent; sizes and cells come from either, layer by layer or, alike, one by
+        one."""
         child, other = (a, b) if rng.random() < 0.5 else (b, a)
         hidden = rng.choice((a.hidden_size, b.hidden_size))
         if not self.per_layer:
-            h, d, f, k = (rng.choice(pair) for pair in zip(child.layers[0].sizes, other.layers[0].sizes, strict=True))
-            return _build(child.sources, hidden, [(h, d, f, k)] * child.depth)
+            mine, its = child.layers[0], other.layers[0]
+            h, d, f, k = (rng.choice(pair) for pair in zip(mine.sizes, its.sizes, strict=True))
+            cell = rng.choice((mine.cell, its.cell)) if len(self.cells) > 1 else mine.cell
+            return _build(child.sources, hidden, [(h, d, f, k, cell)] * child.depth)
         by_source = {x.source: x for x in other.layers}
         donors = (by_source.get(x.source, x) if rng.random() < 0.5 else x for x in child.layers)
-        return _build(child.sources, hidden, [donor.sizes for donor in donors])
+        return _build(child.sources, hidden, [(*donor.sizes, donor.cell) for donor in donors])
 
     # --- naming it -----------------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; `from_json` reads it back to an equal object."""
+        """Plain data, without `cells` where it is the plain one only; `from_json` reads it back to an equal object."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         found |= {name: list(found[name]) for name in DIMENSIONS}
+        cells = [cell.text for cell in found.pop("cells")]
+        found |= {} if cells == [PLAIN.text] else {"cells": cells}
         return found | {"layer_sets": [list(kept) for kept in self.layer_sets]}
 
     @classmethod
@@ -223,7 +259,7 @@ class SearchSpace:
         """Raises `ValueError` where a field is missing, unknown or of another kind."""
         known = {field.name for field in fields(cls)}
         check(isinstance(data, Mapping), f"a space is an object, got {type(data).__name__}")
-        check(set(data) == known, f"a space has {sorted(known)}, got {sorted(map(str, data))}")
+        check(set(data) | {"cells"} == known, f"a space has {sorted(known)}, got {sorted(map(str, data))}")
         check(type(data["source_layers"]) is int, f"source_layers is an integer, got {data['source_layers']!r}")
         check(type(data["per_layer"]) is bool, f"per_layer is true or false, got {data['per_layer']!r}")
         lists = {name: data[name] for name in DIMENSIONS}
@@ -232,7 +268,10 @@ class SearchSpace:
         for name, found in lists.items():
             whole = isinstance(found, list) and all(type(x) is int for x in found)
             check(whole, f"{name} is a list of integers, got {str(found)[:80]}")
-        choices = {name: tuple(data[name]) for name in DIMENSIONS}
+        choices: dict[str, Any] = {name: tuple(data[name]) for name in DIMENSIONS}
+        cells = data.get("cells", [PLAIN.text])
+        check(isinstance(cells, list), f"cells is a list of feed-forward cells, got {str(cells)[:80]}")
+        choices["cells"] = tuple(map(Cell.parse, cells))
         return cls(**{**data, **choices, "layer_sets": tuple(map(tuple, data["layer_sets"]))})
 
     @cached_property
@@ -249,10 +288,10 @@ def _check_depths(source_layers: int, depths: Sequence[int]) -> None:
     )
 
 
-def _build(kept: Sequence[int], hidden: int, sizes: Sequence[Sizes]) -> SubnetConfig:
+def _build(kept: Sequence[int], hidden: int, genes: Sequence[Genes]) -> SubnetConfig:
     layers = (
-        LayerConfig(source=i, heads=h, head_size=d, ffn_size=f, ffn_stack=k)
-        for i, (h, d, f, k) in zip(kept, sizes, strict=True)
+        LayerConfig(source=i, heads=h, head_size=d, ffn_size=f, ffn_stack=k, cell=cell)
+        for i, (h, d, f, k, cell) in zip(kept, genes, strict=True)
     )
     return SubnetConfig(hidden_size=hidden, layers=tuple(layers))
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from supernet.cells import PLAIN, Cell
+
 # EfficientBERT's range of stacked feed-forward cells.
 MAX_FFN_STACK = 4
 _LAYER_FIELDS = ("source", "heads", "head_size", "ffn_size")
@@ -26,7 +28,8 @@ class LayerConfig:
     `source` is the index of the supernet's layer it is cut from: depth is a choice of *which* layers stay.
     A head keeps its first `head_size` dims, a layer its first `heads` heads and first `ffn_size` neurons.
     The feed-forward cell is stacked `ffn_stack` times, each with weights, residual and LayerNorm of its own
-    (EfficientBERT, Dong et al. 2021); a layer keeps its first cells.
+    (EfficientBERT, Dong et al. 2021); a layer keeps its first cells. What a cell computes with its two linears is
+    `cell`; any cell can be computed with the linears of any other.
     """
 
     source: int
@@ -34,6 +37,7 @@ class LayerConfig:
     head_size: int
     ffn_size: int
     ffn_stack: int = 1
+    cell: Cell = PLAIN
 
     def __post_init__(self) -> None:
         check(self.source >= 0, f"source must be 0 or more, got {self.source}")
@@ -50,17 +54,19 @@ class LayerConfig:
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
-        """Heads, head size, feed-forward size and stack: everything but which layer it is."""
+        """Heads, head size, feed-forward size and stack: all that is counted."""
         return self.heads, self.head_size, self.ffn_size, self.ffn_stack
 
-    def to_json(self) -> dict[str, int]:
-        """Plain data, without `ffn_stack` where it is 1: keys of subnets from before there were stacks stay."""
-        stack = {"ffn_stack": self.ffn_stack} if self.ffn_stack > 1 else {}
-        return {name: getattr(self, name) for name in _LAYER_FIELDS} | stack
+    def to_json(self) -> dict[str, int | str]:
+        """Plain data, without a stack of 1 and the plain cell: keys of subnets from before there were others stay."""
+        data: dict[str, int | str] = {name: getattr(self, name) for name in _LAYER_FIELDS}
+        data |= {"ffn_stack": self.ffn_stack} if self.ffn_stack > 1 else {}
+        return data | ({} if self.cell.is_plain else {"cell": self.cell.text})
 
     def __str__(self) -> str:
         stack = f"*{self.ffn_stack}" if self.ffn_stack > 1 else ""
-        return f"{self.source}:{self.heads}x{self.head_size}/{self.ffn_size}{stack}"
+        cell = "" if self.cell.is_plain else f"={self.cell.text.replace(' ', '')}"
+        return f"{self.source}:{self.heads}x{self.head_size}/{self.ffn_size}{stack}{cell}"
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -86,6 +92,7 @@ class SubnetConfig:
         ffn_size: int,
         head_size: int | None = None,
         ffn_stack: int = 1,
+        cell: Cell = PLAIN,
         sources: Sequence[int] | None = None,
     ) -> SubnetConfig:
         """All layers alike; `head_size` defaults to hidden_size // heads, `sources` to the first layers."""
@@ -93,7 +100,8 @@ class SubnetConfig:
         kept = range(depth) if sources is None else sources
         check(len(kept) == depth, f"depth is {depth} but {len(kept)} sources are named")
         layers = (
-            LayerConfig(source=i, heads=heads, head_size=size, ffn_size=ffn_size, ffn_stack=ffn_stack) for i in kept
+            LayerConfig(source=i, heads=heads, head_size=size, ffn_size=ffn_size, ffn_stack=ffn_stack, cell=cell)
+            for i in kept
         )
         return cls(hidden_size=hidden_size, layers=tuple(layers))
 
@@ -115,9 +123,9 @@ class SubnetConfig:
 
     @property
     def is_stock_bert(self) -> bool:
-        """Whether `transformers`' BERT can express it: equal layers of one cell, hidden size = heads x head size."""
+        """Whether `transformers`' BERT can express it: equal layers of one plain cell, hidden size = heads x head."""
         first = self.layers[0]
-        alike = all(layer.sizes == first.sizes for layer in self.layers)
+        alike = all(layer.sizes == first.sizes and layer.cell.is_plain for layer in self.layers)
         return alike and first.ffn_stack == 1 and first.qkv_size == self.hidden_size
 
     def renumbered(self) -> SubnetConfig:
@@ -141,7 +149,7 @@ class SubnetConfig:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> SubnetConfig:
-        """Raises `ValueError` where a field is missing, unknown or not an integer; `ffn_stack` may be left out."""
+        """Raises `ValueError` for a field that is missing, unknown or of another kind; `to_json` says what may miss."""
         check(isinstance(data, Mapping), f"a subnet is an object, got {type(data).__name__}")
         check(set(data) == {"hidden_size", "layers"}, f"a subnet has hidden_size and layers, got {sorted(data)}")
         fields = set(_LAYER_FIELDS)
@@ -150,10 +158,12 @@ class SubnetConfig:
         for i, layer in enumerate(data["layers"]):
             check(isinstance(layer, Mapping), f"layers[{i}] is an object, got {type(layer).__name__}")
             check(
-                set(layer) - {"ffn_stack"} == fields, f"layers[{i}] has {sorted(fields)}, got {sorted(map(str, layer))}"
+                set(layer) - {"ffn_stack", "cell"} == fields,
+                f"layers[{i}] has {sorted(fields)}, got {sorted(map(str, layer))}",
             )
-            check(all(type(v) is int for v in layer.values()), f"layers[{i}] holds integers only, got {layer}")
-            layers.append(LayerConfig(**layer))
+            sizes = {name: value for name, value in layer.items() if name != "cell"}
+            check(all(type(v) is int for v in sizes.values()), f"layers[{i}] holds integers only, got {sizes}")
+            layers.append(LayerConfig(**sizes, cell=Cell.parse(layer["cell"]) if "cell" in layer else PLAIN))
         check(type(data["hidden_size"]) is int, f"hidden_size is an integer, got {data['hidden_size']!r}")
         return cls(hidden_size=data["hidden_size"], layers=tuple(layers))
 

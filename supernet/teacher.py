@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from supernet.batches import BatchOrder, TokenizedTexts
 from supernet.data.location import PACKAGE_PREFIX, package_path
+from supernet.engine import Engine, Part
 from supernet.errors import DataError, SupernetError, TeacherError
-from supernet.families import facts_of, family_of, supernet_of
+from supernet.families import FAMILIES, facts_of, family_of, supernet_of
 from supernet.losses import hard_label
 from supernet.model import Supernet
 from supernet.pretrained import read_config, read_tokenizer, refuse_pickle
@@ -65,23 +67,18 @@ def load_teacher(name: str, *, labels: Sequence[str], seed: int) -> Teacher:
     if len(order) == 1:
         config.problem_type = "regression"
     torch.manual_seed(seed)
-    # Its report of the fresh head is no news: the head is trained next.
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
     try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            config=config,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            dtype=torch.float32,
-        )
+        with _quiet():
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                config=config,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                dtype=torch.float32,
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise TeacherError(f"the teacher at {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
-    finally:
-        logger.setLevel(level)
     fresh = () if _has_head(config) else (family.names.classifier, family.names.pooler)
     if missing := sorted(key for key in info["missing_keys"] if not key.startswith(fresh)):
         raise TeacherError(f"the teacher at {name!r} lacks {len(missing)} of its weights, such as {missing[0]}")
@@ -132,31 +129,83 @@ def fine_tune(
     seed: int,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
+    engine: Engine | None = None,
 ) -> None:
     """Trains the teacher on the task in place. `labels` [rows]: int64 classes or float32 targets.
 
-    Word embeddings stay as they are: on the few thousand rows of a task they hardly move, and their update costs
-    as much as a layer. Raises `TeacherError` for texts longer than the position table.
+    Each of the engine's processes takes `batch_size` rows a step. Word embeddings stay as they are: on the few thousand
+    rows of a task they hardly move, and their update costs as much as a layer. Raises `TeacherError` for texts longer
+    than the position table.
     """
     model = teacher.model
-    longest, limit = max(map(len, texts.input_ids), default=0), facts_of(model.config).max_position_embeddings
+    check_lengths(model, texts)
+    engine = engine or Engine(local=True)
+    order = BatchOrder(texts.lengths, batch_size=batch_size * engine.count(plan.accumulate), seed=seed)
+    table = model.get_input_embeddings().weight
+    table.requires_grad_(False)
+
+    def loss(step: int, *, part: Part) -> Tensor:
+        return batch_loss(model, texts, labels, order[step], part=part, draw=seed * 1_000_003 + step, engine=engine)
+
+    try:
+        train(model, loss, plan, checkpoint=checkpoint, progress=progress, engine=engine)
+    finally:
+        table.requires_grad_(True)
+
+
+def batch_loss(
+    model: Any, texts: TokenizedTexts, labels: Tensor, every: Sequence[int], *, part: Part, draw: int, engine: Engine
+) -> Tensor:
+    """A classifier's loss on a part of a step's rows; 0 without a gradient where it has none.
+
+    Dropout follows from `draw`, so that a resumed run repeats it, and differs from part to part.
+    """
+    if not (rows := part.of(every)):
+        return torch.zeros(())
+    torch.manual_seed(draw + 7_919 * part.index)
+    logits = model(**engine.place(texts.batch(rows))).logits.float()
+    return part.weight([1.0] * len(every)) * hard_label(logits, engine.place(labels[rows]))
+
+
+def check_lengths(model: Any, texts: TokenizedTexts) -> None:
+    """Raises `TeacherError` for texts longer than the position table."""
+    longest, limit = max(texts.lengths, default=0), facts_of(model.config).max_position_embeddings
     if longest > limit:
         raise TeacherError(
             f"a text has {longest} tokens, the teacher's position table ends at {limit}: lower max_length to it"
         )
-    order = BatchOrder([len(ids) for ids in texts.input_ids], batch_size=batch_size, seed=seed)
-    table = model.get_input_embeddings().weight
-    table.requires_grad_(False)
 
-    def loss(step: int) -> Tensor:
-        rows = order[step]
-        torch.manual_seed(seed * 1_000_003 + step)  # dropout follows from the step, so that a resumed run repeats it
-        return hard_label(model(**texts.batch(rows)).logits.float(), labels[rows])
 
+def load_mlm(name: str) -> Any | None:
+    """The masked language model of an encoder's checkpoint; None where its head was not saved with it.
+
+    ELECTRA's has none: its checkpoints are those of discriminators.
+    """
+    folder = find_teacher(name)
+    config = read_config(folder, where=name)
+    if family_of(config, where=name) is FAMILIES["electra"]:
+        return None
+    refuse_pickle(Path(folder))
     try:
-        train(model, loss, plan, checkpoint=checkpoint, progress=progress)
+        with _quiet():
+            model, info = AutoModelForMaskedLM.from_pretrained(
+                folder, use_safetensors=True, trust_remote_code=False, output_loading_info=True, dtype=torch.float32
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise TeacherError(f"the teacher at {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    return None if info["missing_keys"] else model.eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the report of a fresh head, which is no news."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
     finally:
-        table.requires_grad_(True)
+        logger.setLevel(level)
 
 
 def save_teacher(teacher: Teacher, folder: Path) -> None:

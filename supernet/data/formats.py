@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,15 +16,17 @@ from supernet.errors import DataError
 # One field of a csv; far above any text, far below a file whose quote is never closed.
 MAX_FIELD_CHARACTERS = 10_000_000
 _FIELD_LIMIT = threading.Lock()
+_CSV_RECORDS = 1000  # read at a time
 
 # The place of a record in its file, for messages, and its values in the order of the wanted columns.
 Record = tuple[int, Sequence[Any]]
 
 
-def read_records(path: Path, columns: Sequence[str], *, header: bool) -> Iterator[Record]:
-    """Every record of one file; raises `DataError` where the file is not what its suffix says.
+def read_records(path: Path, columns: Sequence[str], *, header: bool, skip_ragged: bool = False) -> Iterator[Record]:
+    """Every record of one file, as they are read; raises `DataError` where the file is not what its suffix says.
 
-    Without a header (csv and tsv only) columns are named by position: "0", "1", ...
+    Without a header (csv and tsv only) columns are named by position: "0", "1", ... With `skip_ragged` lines of a tsv
+    that have another number of columns than its first are left out.
     """
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
@@ -31,7 +34,10 @@ def read_records(path: Path, columns: Sequence[str], *, header: bool) -> Iterato
     if not header and path.suffix.lower() not in (".csv", ".tsv"):
         raise DataError(f"{path}: only csv and tsv files can lack a header")
     try:
-        yield from reader(path, columns, header)
+        if skip_ragged and path.suffix.lower() == ".tsv":
+            yield from _read_tsv(path, columns, header, skip_ragged=True)
+        else:
+            yield from reader(path, columns, header)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text at byte {error.start}; convert it to UTF-8") from error
     except OSError as error:
@@ -53,7 +59,9 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(f'"{name[:60]}"' for name in names[:20]) + more
 
 
-def _select(path: Path, columns: Sequence[str], header: bool, lines: Iterator[Record]) -> Iterator[Record]:
+def _select(
+    path: Path, columns: Sequence[str], header: bool, lines: Iterator[Record], *, skip_ragged: bool = False
+) -> Iterator[Record]:
     """Picks the columns out of split lines, each as wide as the first."""
     first = next(lines, None)
     if first is None:
@@ -64,6 +72,8 @@ def _select(path: Path, columns: Sequence[str], header: bool, lines: Iterator[Re
         yield first[0], [first[1][i] for i in places]
     for number, fields in lines:
         if len(fields) != width:
+            if skip_ragged:
+                continue
             raise DataError(
                 f"{path}, line {number}: every line has as many columns as the first ({width}), "
                 f"got {len(fields)}; a text with the separator in it is quoted in a csv, impossible in a tsv"
@@ -74,21 +84,24 @@ def _select(path: Path, columns: Sequence[str], header: bool, lines: Iterator[Re
 def _csv_lines(path: Path) -> Iterator[Record]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
-        try:
-            yield from ((reader.line_num, fields) for fields in reader if fields)
-        except csv.Error as error:
-            raise DataError(f"{path}, line {reader.line_num}: not a csv ({error}); check the quotes") from error
+        records = ((reader.line_num, fields) for fields in reader if fields)
+        while True:
+            # The limit is the process's: it is raised while some records are read and put back after, by one at a time.
+            with _FIELD_LIMIT:
+                before = csv.field_size_limit(MAX_FIELD_CHARACTERS)
+                try:
+                    some = list(itertools.islice(records, _CSV_RECORDS))
+                except csv.Error as error:
+                    raise DataError(f"{path}, line {reader.line_num}: not a csv ({error}); check the quotes") from error
+                finally:
+                    csv.field_size_limit(before)
+            if not some:
+                return
+            yield from some
 
 
 def _read_csv(path: Path, columns: Sequence[str], header: bool) -> Iterator[Record]:
-    # The limit is the process's: it is raised while this file is read and put back after, by one at a time.
-    with _FIELD_LIMIT:
-        before = csv.field_size_limit(MAX_FIELD_CHARACTERS)
-        try:
-            records = list(_select(path, columns, header, _csv_lines(path)))
-        finally:
-            csv.field_size_limit(before)
-    yield from records
+    return _select(path, columns, header, _csv_lines(path))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -98,10 +111,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line.removesuffix("\n").removesuffix("\r")
 
 
-def _read_tsv(path: Path, columns: Sequence[str], header: bool) -> Iterator[Record]:
+def _read_tsv(path: Path, columns: Sequence[str], header: bool, *, skip_ragged: bool = False) -> Iterator[Record]:
     """GLUE's way: a quote is a character like any other."""
     lines = ((number, line.split("\t")) for number, line in _lines(path) if line)
-    return _select(path, columns, header, lines)
+    return _select(path, columns, header, lines, skip_ragged=skip_ragged)
 
 
 def _read_jsonl(path: Path, columns: Sequence[str], _: bool) -> Iterator[Record]:

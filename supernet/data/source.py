@@ -21,7 +21,8 @@ class Source:
     `path` is `package:NAME/file`, a csv, tsv (quotes are characters), jsonl, parquet or txt file, a directory
     with one of these per split, or a hub name. `text` names one or two columns, `label` one or none. Only
     rows whose columns equal `where` are read. With `numeric` labels are numbers. `subset` is for the hub
-    alone. Without `header` the columns of a csv or tsv are named "0", "1", ...
+    alone. Without `header` the columns of a csv or tsv are named "0", "1", ... With `skip_ragged` lines of a tsv whose
+    number of columns differs from the first's are left out instead of refused.
     """
 
     path: str
@@ -32,6 +33,7 @@ class Source:
     subset: str | None = None
     numeric: bool = False
     header: bool = True
+    skip_ragged: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.text) <= 2 or not all(self.text):
@@ -43,16 +45,22 @@ class Source:
 
 
 def read_rows(source: Source) -> list[Row]:
-    """All rows, in the order of the source.
+    """All rows, in the order of the source; raises `DataError` as `iterate_rows` does."""
+    return list(iterate_rows(source))
 
-    Empty texts stay, for a user may have them; raises `DataError` where all are empty, no row is left, a
-    column or label is missing, or a file is broken.
+
+def iterate_rows(source: Source) -> Iterator[Row]:
+    """The rows as they are read, in the order of the source, so that a source may be larger than the memory.
+
+    Empty texts stay, for a user may have them; raises `DataError` where a column or label is missing or a file is
+    broken, and at the end where all texts were empty or no row was left.
     """
     columns = [*source.text, *([source.label] if source.label else []), *source.where]
     rest = len(columns) - len(source.where)
     conditions = list(source.where.items())
     seen: list[set[str]] = [set() for _ in conditions]
-    rows, total = [], 0
+    total = count = 0
+    filled = False
     for place, number, values in _records(source, columns):
         total += 1
         skip = False
@@ -62,18 +70,18 @@ def read_rows(source: Source) -> list[Row]:
                 seen[i].add(value or "")
             skip = skip or value != wanted
         if not skip:
-            rows.append(_row(source, place, number, values))
-    if not rows:
+            row = _row(source, place, number, values)
+            count += 1
+            filled = filled or any(text.strip() for text in row.texts)
+            yield row
+    if not count:
         exist = "; ".join(
             f'"{n}" holds {", ".join(map(repr, sorted(s)))}' for (n, _), s in zip(conditions, seen, strict=True)
         )
         asked = f" with {dict(source.where)}; of its {total} rows, {exist}" if total and conditions else ""
         raise DataError(f"{source.path} has no rows{asked}")
-    if not any(text.strip() for row in rows for text in row.texts):
-        raise DataError(
-            f"{source.path}: all {len(rows)} texts of {', '.join(source.text)} are empty; check the columns"
-        )
-    return rows
+    if not filled:
+        raise DataError(f"{source.path}: all {count} texts of {', '.join(source.text)} are empty; check the columns")
 
 
 def _records(source: Source, columns: Sequence[str]) -> Iterator[tuple[object, int, Sequence[Any]]]:
@@ -88,7 +96,7 @@ def _records(source: Source, columns: Sequence[str]) -> Iterator[tuple[object, i
             f"a subset is for hub data sets; {source.path!r} is a local path, drop subset={source.subset!r}"
         )
     for file in files_of(path, source.split):
-        for number, values in read_records(file, columns, header=source.header):
+        for number, values in read_records(file, columns, header=source.header, skip_ragged=source.skip_ragged):
             yield file, number, values
 
 

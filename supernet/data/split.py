@@ -75,24 +75,26 @@ def join_splits(
     search_dev: Sequence[Row] | None = None,
     search_dev_rows: int = 0,
     seed: int = 0,
+    held_out: Iterable[Row] = (),
 ) -> Splits:
     """Splits that were read from files of their own.
 
     Test rows stay as they are, in their order, so that accuracies compare with published ones; what they hold
-    is dropped from search-dev and train. Without `search_dev`, that many rows are taken from train.
+    is dropped from search-dev and train, and so is what the further rows in `held_out` hold. Without `search_dev`, that
+    many rows are taken from train.
     """
     if (search_dev is None) == (search_dev_rows < 1):
         raise DataError("search-dev rows come from a file of their own or from train: give one of the two")
     _refuse_one_class("test", test)
     rng = Random(seed)
-    held_out = {row.key for row in test}
-    unique = _without_copies(row for row in train if row.key not in held_out)
+    kept_back = {row.key for row in (*test, *held_out)}
+    unique = _without_copies(row for row in train if row.key not in kept_back)
     if search_dev is None:
         _refuse_one_class("train", unique)
         chosen, unique = _carve(unique, search_dev_rows, rng, f"search_dev_rows = {search_dev_rows}")
         given = 0
     else:
-        chosen = tuple(row for row in search_dev if row.key not in held_out)
+        chosen = tuple(row for row in search_dev if row.key not in kept_back)
         given = len(search_dev)
         _refuse_one_class("search_dev", chosen)
         kept = {row.key for row in chosen}

@@ -33,31 +33,46 @@ def sentences(
     Longer ones are cut after `max_words`. Text of the rows in `exclude` (those that accuracy is reported on)
     is left out. Raises `DataError` where nothing is left.
     """
-    if not 1 <= min_words <= max_words:
-        raise DataError(f"words of a sentence: 1 <= min_words <= max_words, got {min_words} and {max_words}")
-    if limit < 1:
-        raise DataError(f"limit must be 1 or more sentences, got {limit}")
-    seen = {text for row in exclude for text in row.key}
-    seen |= {p.casefold() for row in exclude for text in row.texts for p, _ in _pieces(text, max_words)}
+    check_words(min_words, max_words, limit)
+    seen = excluded(exclude, max_words)
     found: dict[str, str] = {}
     count = 0
     for row in rows:
         for text in row.texts:
             count += 1
-            for piece, words in _pieces(text, max_words):
+            for piece, words in pieces_of(text, max_words):
                 if words >= min_words and (key := piece.casefold()) not in seen:
                     found.setdefault(key, piece)
     if not found:
-        raise DataError(
-            f"no sentence of {min_words} to {max_words} words in {count} texts; "
-            "lower min_words or name another text column"
-        )
+        raise nothing_left(min_words, max_words, count)
     rng = Random(seed)
     ordered = sorted(((rng.random(), found[key]) for key in sorted(found)), key=lambda pair: pair[0])
     return [sentence for _, sentence in ordered[:limit]]
 
 
-def _pieces(text: str, max_words: int) -> Iterator[tuple[str, int]]:
+def check_words(min_words: int, max_words: int, limit: int | None) -> None:
+    """Raises `DataError` where these bounds let no sentence through."""
+    if not 1 <= min_words <= max_words:
+        raise DataError(f"words of a sentence: 1 <= min_words <= max_words, got {min_words} and {max_words}")
+    if limit is not None and limit < 1:
+        raise DataError(f"limit must be 1 or more sentences, got {limit}")
+
+
+def excluded(rows: Iterable[Row], max_words: int) -> set[str]:
+    """The keys (case-folded) of the texts and sentences of these rows."""
+    rows = list(rows)
+    seen = {text for row in rows for text in row.key}
+    return seen | {p.casefold() for row in rows for text in row.texts for p, _ in pieces_of(text, max_words)}
+
+
+def nothing_left(min_words: int, max_words: int, texts: int) -> DataError:
+    """What to raise where no sentence is left of so many texts."""
+    return DataError(
+        f"no sentence of {min_words} to {max_words} words in {texts} texts; lower min_words or name another text column"
+    )
+
+
+def pieces_of(text: str, max_words: int) -> Iterator[tuple[str, int]]:
     """The sentences of a text and their words, white space made single; longer ones are cut between words."""
     for sentence in _END.split(_BREAK.sub("\n", text)):
         spaced = sentence.split()

@@ -169,7 +169,7 @@ def test_training_state_comes_back_whole(tmp_path: Path, make_supernet: Make) ->
     again.word_embeddings.requires_grad_(False)
     untouched = again.word_embeddings.weight.clone()
     fresh = torch.optim.AdamW([p for p in again.parameters() if p.requires_grad], lr=0.01, fused=True)
-    assert load_training(path, again, fresh, fingerprint="plan") == 4
+    assert load_training(path, again, fresh, fingerprint="plan").step == 4
     assert torch.equal(again.word_embeddings.weight, untouched)
     for (name, ours), theirs in zip(model.named_parameters(), again.parameters(), strict=True):
         if not ours.requires_grad:
@@ -195,7 +195,7 @@ def test_a_parameter_that_never_had_a_gradient_has_no_state(tmp_path: Path, make
     save_training(path, model, optimizer, step=1, fingerprint="plan")
     again = make_supernet(1)
     fresh = torch.optim.AdamW(again.parameters(), lr=0.01, fused=True)
-    assert load_training(path, again, fresh, fingerprint="plan") == 1
+    assert load_training(path, again, fresh, fingerprint="plan").step == 1
     assert fresh.state[again.pooler.weight]
     assert not fresh.state[again.pooler.bias]
     assert torch.equal(again.classifier.weight, model.classifier.weight)
@@ -204,11 +204,11 @@ def test_a_parameter_that_never_had_a_gradient_has_no_state(tmp_path: Path, make
 def test_nothing_saved_or_another_plan_starts_anew(tmp_path: Path, make_supernet: Make) -> None:
     path, model = tmp_path / "training.safetensors", make_supernet()
     optimizer = stepped(model)
-    assert load_training(path, model, optimizer, fingerprint="plan") == 0
+    assert load_training(path, model, optimizer, fingerprint="plan").step == 0
     save_training(path, model, optimizer, step=3, fingerprint="another plan")
     again = make_supernet(1)
     fresh = torch.optim.AdamW(again.parameters(), lr=0.01, fused=True)
-    assert load_training(path, again, fresh, fingerprint="plan") == 0
+    assert load_training(path, again, fresh, fingerprint="plan").step == 0
     assert not fresh.state
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), make_supernet(1).parameters(), strict=True))
 

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from supernet.errors import TeacherError
-from supernet.families import FAMILIES, facts_of, family_of, shape_of, stock_settings, stock_weights, supernet_of
+from supernet.facts import Head, ModelFacts
+from supernet.families import (
+    FAMILIES,
+    encoder_of,
+    facts_of,
+    family_of,
+    mlm_head_of,
+    shape_of,
+    stock_settings,
+    stock_weights,
+    supernet_of,
+)
+from supernet.heads import head_axes
 from supernet.model import Supernet
 from supernet.space import SubnetConfig
 
@@ -265,3 +284,132 @@ def test_half_precision_checkpoints_become_float32(make: Callable[..., Any]) -> 
     state = {name: tensor.bfloat16() for name, tensor in model.state_dict().items()}
     net = supernet_of(model.config, state, where="here")
     assert {x.dtype for x in net.parameters()} == {torch.float32}
+
+
+# --- other heads -----------------------------------------------------------------------------------------------------
+
+KINDS: dict[Head, Any] = {
+    "token": AutoModelForTokenClassification,
+    "span": AutoModelForQuestionAnswering,
+    "mlm": AutoModelForMaskedLM,
+}
+WITH_WORDS = tuple(x for x in EACH if x != "electra")
+
+
+@pytest.fixture
+def make_with(randomise: Randomise) -> Callable[..., Any]:
+    def build(family: str, head: Head, **changes: Any) -> Any:
+        labels = {"num_labels": 2} if head == "span" else {}
+        model = KINDS[head].from_config(config_of(family, **labels, **changes)).eval()
+        randomise(model, seed=4)
+        return model
+
+    return build
+
+
+def logits_of(output: Any, head: Head) -> Tensor:
+    return torch.stack([output.start_logits, output.end_logits], -1) if head == "span" else output.logits
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("family", "head"), [(x, head) for x in EACH for head in KINDS if (x, head) != ("electra", "mlm")]
+)
+def test_law_1_under_every_head(make_with: Callable[..., Any], family: str, head: Head) -> None:
+    model = make_with(family, head)
+    net = supernet_of(model.config, model.state_dict(), where="here", head=head).double()
+    model = model.double()
+    for rows, length in ((1, 1), (5, 11)):
+        batch = texts(model.config, rows=rows, length=length)
+        wanted, kept = logits_of(model(**batch), head), batch["attention_mask"] == 1
+        assert wanted[kept].abs().max() > 0.1
+        assert (net(**batch).logits - wanted)[kept].abs().max() < 1e-9
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", EACH)
+@pytest.mark.parametrize("old", ["sequence", *KINDS])
+@pytest.mark.parametrize("new", ["sequence", *KINDS])
+def test_a_pretrained_encoder_under_a_new_head(
+    make: Callable[..., Any], make_with: Callable[..., Any], family: str, old: Head, new: Head
+) -> None:
+    model = make(family) if old == "sequence" else make_with(family, old)
+    net = encoder_of(model.config, model.state_dict(), where="here", head=new, num_labels=5)
+    assert (net.facts.head, net.facts.num_labels) == (new, 2 if new == "span" else 5)
+    assert not net.training
+    whole = (
+        supernet_of(model.config, model.state_dict(), where="here", head=old)
+        if (old, family) != ("mlm", "electra")
+        else net
+    )
+    batch = texts(model.config)
+    mine, its = (x(**batch, hidden_states=True).hidden_states[-1] for x in (net, whole))
+    assert torch.equal(mine, its)
+    for name in head_axes(net.facts):
+        tensor = net.get_parameter(name)
+        assert tensor.std() < 0.04, "drawn anew"
+    again = encoder_of(model.config, model.state_dict(), where="here", head=new, num_labels=5, seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", WITH_WORDS)
+def test_the_head_of_a_masked_language_model(make: Any, make_with: Any, family: str) -> None:
+    model = make_with(family, "mlm")
+    head = mlm_head_of(model.config, model.state_dict(), where="here")
+    assert head is not None
+    net = supernet_of(model.config, model.state_dict(), where="here", head="mlm")
+    assert set(head) == set(head_axes(net.facts))
+    assert all(torch.equal(net.get_parameter(name), tensor) for name, tensor in head.items())
+    classifier = make(family)
+    assert mlm_head_of(classifier.config, classifier.state_dict(), where="here") is None
+    with pytest.raises(TeacherError, match="has no head of a masked language model that is known"):
+        net_of_mlm(classifier)
+
+
+def net_of_mlm(model: Any, **changes: Any) -> Supernet:
+    return supernet_of(model.config, model.state_dict() | changes, where="here", head="mlm")
+
+
+def test_electra_s_words_are_another_network_s(make: Any) -> None:
+    model = make("electra")
+    assert mlm_head_of(model.config, model.state_dict(), where="here") is None
+    with pytest.raises(TeacherError, match=r"no head of a masked language model that is known \(electra\)"):
+        net_of_mlm(model)
+
+
+@torch.no_grad()
+def test_a_decoder_is_the_word_table_or_refused(make_with: Any) -> None:
+    model = make_with("bert", "mlm")
+    weights = model.state_dict()
+    table = weights["bert.embeddings.word_embeddings.weight"]
+    net_of_mlm(model, **{"cls.predictions.decoder.weight": table.clone()})
+    with pytest.raises(TeacherError, match=r"a decoder of its own, cls\.predictions\.decoder\.weight"):
+        net_of_mlm(model, **{"cls.predictions.decoder.weight": table + 1})
+    # its bias stands under either name
+    old = {name: x for name, x in weights.items() if name != "cls.predictions.bias"}
+    assert "cls.predictions.decoder.bias" in old
+    net = supernet_of(model.config, old, where="here", head="mlm")
+    assert torch.equal(net.word_bias, weights["cls.predictions.bias"])
+
+
+def test_what_a_head_needs_is_needed_and_a_stranger_s_weight_is_told(make_with: Any) -> None:
+    model = make_with("bert", "token")
+    weights = model.state_dict()
+    lacking = {name: x for name, x in weights.items() if name != "classifier.weight"}
+    with pytest.raises(TeacherError, match=r"lacks 1 of its \d+ weights: classifier.weight"):
+        supernet_of(model.config, lacking, where="here", head="token")
+    for read in (
+        lambda x: supernet_of(model.config, x, where="here", head="token"),
+        lambda x: encoder_of(model.config, x, where="here"),
+    ):
+        with pytest.raises(TeacherError, match=r"weights that its configuration does not speak of, such as bert\.gate"):
+            read(weights | {"bert.gate": torch.zeros(3)})
+
+
+@pytest.mark.parametrize("change", [{"head": "token"}, {"embedding": "factorised", "embedding_size": 4}])
+def test_a_family_expresses_no_other_head_and_no_projection(change: dict[str, Any]) -> None:
+    shape = SubnetConfig.uniform(hidden_size=24, depth=1, heads=3, ffn_size=20)
+    facts = ModelFacts(vocab_size=60, max_position_embeddings=18)
+    assert stock_settings(Supernet(shape=shape, facts=facts), FAMILIES["bert"]) is not None
+    assert stock_settings(Supernet(shape=shape, facts=replace(facts, **change)), FAMILIES["bert"]) is None

@@ -6,7 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from supernet.losses import attention_kl, attention_mse, hard_label, hidden_mse, relation_kl, soft_label
+from supernet.losses import (
+    UNLABELLED,
+    attention_kl,
+    attention_mse,
+    hard_label,
+    hard_span,
+    hard_tokens,
+    hidden_mse,
+    labelled,
+    relation_kl,
+    soft_label,
+    soft_span,
+    soft_tokens,
+)
 
 MASK = torch.tensor([[1, 1, 0], [1, 0, 0]])
 
@@ -160,3 +173,81 @@ def test_a_student_of_fewer_heads_attends_as_the_teachers_first() -> None:
     scores = random(2, 4, 3, 3)
     assert attention_kl(scores[:, :2], scores, MASK).item() == pytest.approx(0.0, abs=1e-7)
     assert attention_kl(scores[:, 2:], scores, MASK) > 0
+
+
+def test_soft_labels_are_not_divided_by_the_number_of_labels() -> None:
+    """Of k equal labels the cross-entropy is log k, however many they are."""
+    for count in (2, 3, 77, 1000):
+        even = torch.zeros(4, count)
+        assert soft_label(even, even).item() == pytest.approx(math.log(count), rel=1e-5)
+
+
+def test_hard_tokens_by_hand() -> None:
+    """Three labelled tokens: (3/4, 1/4) right and wrong, and an even one; what has no label says nothing."""
+    logits = torch.full((2, 3, 2), 50.0)
+    logits[0, 0] = logits[0, 1] = torch.tensor([math.log(3), 0.0])
+    logits[1, 0] = 0.0
+    labels = torch.tensor([[0, 1, UNLABELLED], [1, UNLABELLED, UNLABELLED]])
+    wanted = (-math.log(0.75) - math.log(0.25) + math.log(2)) / 3
+    assert hard_tokens(logits, labels).item() == pytest.approx(wanted)
+    held = logits.clone().requires_grad_()
+    hard_tokens(held, labels).backward()
+    assert torch.equal(held.grad.abs().sum(-1) > 0, labels != UNLABELLED)
+    chosen = labels != UNLABELLED  # what `Supernet.forward` answers where it is asked for these tokens only
+    assert hard_tokens(logits[chosen], labels[chosen]) == hard_tokens(logits, labels)
+
+
+def test_soft_tokens_by_hand() -> None:
+    student, teacher = torch.full((2, 3, 2), 50.0), torch.zeros(2, 3, 2)
+    student[0, 0] = student[0, 1] = student[1, 0] = 0.0
+    student[0, 1, 0] = math.log(3)
+    teacher[:, :, 0] = math.log(3)
+    entropy = -0.75 * math.log(0.75) - 0.25 * math.log(0.25)
+    assert soft_tokens(student, teacher, MASK).item() == pytest.approx((math.log(2) + entropy + math.log(2)) / 3)
+    assert soft_tokens(student[:, :2], teacher[:, :2], MASK[:, :2]) == soft_tokens(student, teacher, MASK)
+    halves = soft_tokens(2 * student, 2 * teacher, MASK, temperature=2.0)
+    assert halves.item() == pytest.approx(4 * soft_tokens(student, teacher, MASK).item())
+
+
+def test_no_token_no_loss() -> None:
+    logits = random(2, 3, 4).requires_grad_()
+    none = torch.full((2, 3), UNLABELLED)
+    for loss in (hard_tokens(logits, none), soft_tokens(logits, logits.detach(), none != UNLABELLED)):
+        assert loss == 0
+        loss.backward()
+        assert (logits.grad == 0).all()
+
+
+def test_hard_span_by_hand() -> None:
+    """The first text has two positions, the second one: padding is no place to start."""
+    logits = torch.full((2, 3, 2), 50.0)
+    logits[0, :2, 0] = torch.tensor([math.log(3), 0.0])  # starts at 0 with 3/4
+    logits[0, :2, 1] = 0.0
+    logits[1, 0] = -9.0
+    labels = torch.tensor([[0, 1], [0, 0]])
+    wanted = ((-math.log(0.75) + math.log(2)) / 2 + 0.0) / 2
+    assert hard_span(logits, labels, MASK).item() == pytest.approx(wanted)
+
+
+def test_soft_span_by_hand() -> None:
+    student, teacher = torch.full((2, 3, 2), 50.0), torch.full((2, 3, 2), -50.0)
+    student[0, :2] = teacher[0, :2] = 0.0
+    teacher[0, 0, 0] = math.log(3)  # starts at 0 with 3/4, ends anywhere
+    wanted = ((math.log(2) + math.log(2)) / 2 + 0.0) / 2
+    assert soft_span(student, teacher, MASK).item() == pytest.approx(wanted)
+    swapped = student.clone()
+    swapped[0, 1, 0] = math.log(3)
+    crossed = -0.75 * math.log(0.25) - 0.25 * math.log(0.75)
+    assert soft_span(swapped, teacher, MASK).item() == pytest.approx((crossed + math.log(2)) / 4)
+    held = random(2, 3, 2).requires_grad_()
+    soft_span(held, teacher, MASK).backward()
+    assert (held.grad[MASK == 0] == 0).all()
+    assert torch.isfinite(held.grad).all()
+
+
+def test_which_rows_have_a_label() -> None:
+    assert labelled(torch.tensor([0, UNLABELLED, 2])).tolist() == [True, False, True]
+    assert labelled(torch.tensor([0.5, math.nan])).tolist() == [True, False]
+    tokens = torch.tensor([[0, UNLABELLED, 1], [UNLABELLED] * 3])
+    assert labelled(tokens).tolist() == [True, False]
+    assert labelled(torch.tensor([[3, 4], [UNLABELLED, UNLABELLED]])).tolist() == [True, False]

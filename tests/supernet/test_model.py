@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification
 
-from supernet.facts import ModelFacts
+from supernet.cells import Cell
+from supernet.cost import parameters
+from supernet.facts import Embedding, Head, ModelFacts
 from supernet.importance import measure_importance, reorder
 from supernet.model import Supernet
 from supernet.names import BERT
@@ -114,6 +117,66 @@ def test_law_2_the_subnet_argument_equals_the_slice(
         pairs += zip(cut.attention_scores, alone.attention_scores, strict=True)
         for a, b in pairs:
             torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+
+
+HEADS: tuple[Head, ...] = ("sequence", "token", "span", "mlm")
+EMBEDDINGS: tuple[Embedding, ...] = ("table", "factorised", "trigram")
+
+
+def sliced(subnet: SubnetConfig, shape: SubnetConfig, slicing: str, rng: Random) -> SubnetConfig:
+    """The subnet with attention cut one published way, and a cell drawn for each layer."""
+    whole = shape.layers[0]
+    kept = {"heads": {"head_size": whole.head_size}, "dims": {"heads": whole.heads}}.get(slicing, {})
+    layers = (replace(x, cell=Cell.sample(rng), **kept) for x in subnet.layers)
+    return replace(subnet, layers=tuple(layers))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("slicing", ["heads", "dims", "both"])
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
+def test_law_2_for_every_cell_embedding_head_and_slicing(
+    make_supernet: Make,
+    make_batch: Make,
+    draw_subnet: Make,
+    facts: ModelFacts,
+    stacked: SubnetConfig,
+    embedding: Embedding,
+    head: Head,
+    slicing: str,
+    seed: int,
+) -> None:
+    rng = Random(f"{embedding}{head}{slicing}{seed}")
+    size = None if embedding == "table" else rng.randint(1, 60)
+    labels = 2 if head == "span" else 3
+    own = replace(facts, head=head, num_labels=labels, embedding=embedding, embedding_size=size)
+    model = make_supernet(seed, shape=stacked, facts=own).double()
+    subnet = sliced(draw_subnet(rng.randrange(10**6), stacked), stacked, slicing, rng)
+    dense = model.slice(subnet)
+    assert (dense.facts, dense.shape) == (own, subnet.renumbered())
+    assert parameters(subnet, own) == sum(p.numel() for p in dense.parameters())
+    batch = make_batch(3, 1 + seed * 2, seed=seed, types=seed % 2 == 0)
+    wanted = {"hidden_states": True, "attention_scores": seed % 2 == 0, "projections": True}
+    cut, alone = model(**batch, subnet=subnet, **wanted), dense(**batch, **wanted)
+    assert cut.logits.shape == ((3, labels) if head == "sequence" else (3, 1 + seed * 2, own.num_logits))
+    pairs = [(cut.logits, alone.logits), *zip(cut.hidden_states, alone.hidden_states, strict=True)]
+    pairs += zip(cut.attention_scores, alone.attention_scores, strict=True)
+    pairs += [pair for x in zip(cut.projections, alone.projections, strict=True) for pair in zip(*x, strict=True)]
+    for a, b in pairs:
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
+
+
+@torch.no_grad()
+def test_both_published_slicings_by_rows(make_supernet: Make) -> None:
+    """AutoTinyBERT's two: the same numbers of heads x dims are other rows of the supernet."""
+    model = make_supernet()
+    by_heads = SubnetConfig.uniform(hidden_size=48, depth=1, heads=2, head_size=12, ffn_size=40)
+    by_dims = SubnetConfig.uniform(hidden_size=48, depth=1, heads=4, head_size=6, ffn_size=40)
+    query = model.encoder[0].query.weight
+    assert torch.equal(model.slice(by_heads).encoder[0].query.weight, query[:24])
+    rows = [12 * head + dim for head in range(4) for dim in range(6)]
+    assert torch.equal(model.slice(by_dims).encoder[0].query.weight, query[rows])
 
 
 @torch.no_grad()

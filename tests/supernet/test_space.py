@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from supernet.space import LayerConfig, SearchSpace, SubnetConfig
+from supernet.space import LayerConfig, SearchSpace, Slicing, SubnetConfig
 
 
 def make(*, per_layer: bool = True, **changes: object) -> SearchSpace:
@@ -337,3 +337,35 @@ def test_a_space_from_json_refuses(change: dict[str, object], message: str) -> N
         SearchSpace.from_json([])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="a space has"):
         SearchSpace.from_json({k: v for k, v in make().to_json().items() if k != "ffn_stacks"})
+
+
+WHOLE = SubnetConfig.uniform(hidden_size=384, depth=6, heads=12, head_size=32, ffn_size=1024)
+
+
+@pytest.mark.parametrize(
+    ("slicing", "changes", "told"),
+    [
+        ("heads", {"head_sizes": (32,)}, None),
+        ("dims", {"heads": (12,)}, None),
+        ("both", {}, None),
+        ("heads", {}, r"keeps first whole heads: head_sizes has one choice, the supernet's \[32\], got \(16, 32\)"),
+        ("heads", {"head_sizes": (16,)}, r"head_sizes has one choice, the supernet's \[32\], got \(16,\)"),
+        ("dims", {}, r"keeps the first dims of every head: heads has one choice, the supernet's \[12\]"),
+        ("dims", {"heads": (8,)}, r"heads has one choice, the supernet's \[12\], got \(8,\)"),
+    ],
+)
+def test_attention_is_cut_one_published_way_or_both(
+    slicing: Slicing, changes: dict[str, object], told: str | None
+) -> None:
+    space = make(**changes)
+    if told is None:
+        space.check_slicing(slicing, WHOLE)
+        return
+    with pytest.raises(ValueError, match=told):
+        space.check_slicing(slicing, WHOLE)
+
+
+def test_one_slicing_needs_layers_alike() -> None:
+    layers = (WHOLE.layers[0], dataclasses.replace(WHOLE.layers[1], head_size=16))
+    with pytest.raises(ValueError, match=r"the supernet's layers differ in head_sizes: \[16, 32\]"):
+        make(head_sizes=(16,)).check_slicing("heads", dataclasses.replace(WHOLE, layers=layers))

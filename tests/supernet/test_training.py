@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import supernet.training
+import supernet.engine
 from supernet.batches import BatchOrder
 from supernet.errors import TrainingError
 from supernet.losses import soft_label
@@ -38,7 +38,7 @@ SPACE = SearchSpace.of_depths(
 
 @pytest.fixture(params=[None, torch.bfloat16], ids=["float32", "bfloat16"])
 def precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(supernet.training, "autocast_type", lambda: request.param)
+    monkeypatch.setattr(supernet.engine, "autocast_type", lambda: request.param)
     return request.param
 
 
@@ -276,4 +276,50 @@ def test_plans_that_cannot_be_followed_are_refused(wrong: dict[str, Any]) -> Non
 
 
 def test_autocast_type_is_bfloat16_or_none() -> None:
-    assert supernet.training.autocast_type() in (None, torch.bfloat16)
+    assert supernet.engine.autocast_type() in (None, torch.bfloat16)
+
+
+@pytest.mark.usefixtures("precision")
+def test_terms_in_turn_are_the_gradient_of_their_sum_to_the_bit(make_supernet: Make, make_batch: Make) -> None:
+    """Each term's gradient is taken before the next is made; last first, as one backward pass of all would add them."""
+    teacher, batch, found, alive = make_supernet(9), make_batch(5, 9), [], []
+
+    def terms(model: Supernet, step: int) -> Iterator[Tensor]:
+        with torch.no_grad():
+            wanted = teacher(**batch, hidden_states=True, attention_scores=True)
+        subnets = sandwich(SPACE, random_subnets=2, rng=Random(f"7-{step}"))
+        for subnet in reversed(subnets):
+            alive.append(sum(x.grad is not None for x in model.parameters()))
+            got = model(**batch, subnet=subnet, hidden_states=True, attention_scores=True)
+            asked = {"subnet": subnet, "teacher_depth": 4, "mask": batch["attention_mask"], "weights": LossWeights()}
+            yield distillation_loss(got, wanted, **asked) / len(subnets)
+
+    def mean(model: Supernet, step: int) -> Tensor:
+        """As one graph, subnets in their order."""
+        with torch.no_grad():
+            wanted = teacher(**batch, hidden_states=True, attention_scores=True)
+        values = []
+        for subnet in sandwich(SPACE, random_subnets=2, rng=Random(f"7-{step}")):
+            got = model(**batch, subnet=subnet, hidden_states=True, attention_scores=True)
+            asked = {"subnet": subnet, "teacher_depth": 4, "mask": batch["attention_mask"], "weights": LossWeights()}
+            values.append(distillation_loss(got, wanted, **asked))
+        return torch.stack(values).mean()
+
+    plan = TrainPlan(steps=4, learning_rate=3e-3)
+    for way in (terms, mean):
+        model, told = make_supernet(), []
+        alive.clear()
+        train(
+            model, lambda step, way=way, model=model: way(model, step), plan, progress=lambda *x, t=told: t.append(x[2])
+        )
+        found.append((model.state_dict(), told, sum(map(bool, alive))))
+    assert found[0][1] == found[1][1]
+    assert all(torch.equal(value, found[1][0][name]) for name, value in found[0][0].items())
+    assert found[0][2] == 12  # of 4 x 4 terms, all but each step's first saw gradients before them
+
+
+def test_a_step_without_terms_changes_nothing_but_the_count() -> None:
+    model, told = Line(1.0), []
+    train(model, lambda _: iter(()), TrainPlan(steps=2, learning_rate=0.1), progress=lambda *x: told.append(x[0]))
+    assert told == [1, 2]
+    assert model.a.item() == 1.0
