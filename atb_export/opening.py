@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from atb_export.baselines import spread
 from search.candidate import Candidate
 from search.design import Design, DesignSpace
 from search.front import front
 from search.store import Store
-from supernet.space import LayerConfig, SearchSpace, SubnetConfig
+from supernet.space import SearchSpace, SubnetConfig
 
 MOST_EARLIER = 8
 """Subnets taken over from earlier searches at most."""
@@ -27,16 +28,7 @@ def hand_made_cuts(space: SearchSpace) -> list[SubnetConfig]:
         wanted = spread(depth, space.source_layers)
         sets = [kept for kept in space.layer_sets if len(kept) == depth]
         kept = min(sets, key=lambda x: (sum(abs(a - b) for a, b in zip(x, wanted, strict=True)), x))
-        layers = (
-            LayerConfig(
-                source=i,
-                heads=widest.heads,
-                head_size=widest.head_size,
-                ffn_size=widest.ffn_size,
-                ffn_stack=widest.ffn_stack,
-            )
-            for i in kept
-        )
+        layers = (replace(widest, source=i) for i in kept)
         by_depth[depth] = SubnetConfig(hidden_size=whole.hidden_size, layers=tuple(layers))
     return list(by_depth.values())
 

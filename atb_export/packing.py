@@ -18,7 +18,7 @@ from typing import Any
 
 from atb_export.card import model_card
 from atb_export.dense import DenseModel, load_dense, save_dense
-from atb_export.errors import AtbError
+from atb_export.errors import AtbError, ExportError
 from atb_export.graphs import GRAPH_FILES, GraphKind, graph_for, graph_kind
 from atb_export.locate import first_departure
 from atb_export.onnx.external import WeightFiles
@@ -86,9 +86,11 @@ def pack(
     differ in length only are the buckets of one engine. A `lean` bundle is verified as any other, then goes without the
     float weights, so that nobody can verify its engines against them again. `before` are comparisons of what was done
     to the model, kept with the others. Raises `VerificationError` where any form computes something else,
-    `BackendUnavailable` where a target's package is missing, `AtbError` where int8 has nothing to be calibrated on;
-    then nothing is written.
+    `ExportError` for a head that answers for tokens, `BackendUnavailable` where a target's package is missing,
+    `AtbError` where int8 has nothing to be calibrated on; then nothing is written.
     """
+    if (head := model.net.facts.head) != "sequence":
+        raise ExportError(f"a model under a head of kind {head!r} is not served yet: bundles answer for whole texts")
     if calibration is None and (asked := [x.label for x in targets if x.precision == "int8"]):
         raise AtbError(f"{asked[0]} needs real texts to calibrate int8 on, and none are given")
     with _replacing(folder) as aside:

@@ -115,7 +115,9 @@ def found_in_recipe(recipe: Recipe, *, store: Path | None = None) -> Found:
     """The search of the recipe's output folder under the recipe's limits of now: its result where it is finished,
     else what the store has of it so far. `store` is where that lies if the recipe does not say so."""
     folder = Path(recipe.output) / "stages" / "search"
-    start = _json(folder / "start.json")
+    # A search in phases has a start for each of them: the last one begun is what there is of it so far.
+    starts = sorted((*folder.glob("start.json"), *folder.glob("*/start.json")), key=lambda path: path.stat().st_mtime)
+    start = _json(starts[-1]) if starts else None
     if start is None:
         raise AtbError(f"{recipe.output} holds no search yet; `atb search` with this recipe makes one")
     done = _json(folder / "done.json")

@@ -8,26 +8,27 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import Field, ValidationError
 
-from atb_export.recipe_errors import Mistake, RecipeError, Section, mistakes_of
-from atb_export.recipe_sections import (
-    Compare,
-    Constraint,
-    Distill,
-    Search,
-    Supernet,
-    Target,
-    Task,
-    Teacher,
-    Text,
-    Transfer,
-)
+from atb_export.recipe_errors import Mistake, RecipeError, Section, mistakes_of, repeated
+from atb_export.recipe_sections import Compare, Constraint, Search, Target, Task, Teacher, Transfer
 from atb_export.recipe_space import Space
+from atb_export.recipe_student import Student
+from atb_export.recipe_training import Augmentation, Distill, Engine, Supernet
+from atb_export.recipe_values import Text
 
-__all__ = ["Mistake", "Recipe", "RecipeError", "load_recipe", "parse_recipe"]
+__all__ = [
+    "BaseRecipe",
+    "Mistake",
+    "Recipe",
+    "RecipeError",
+    "StudentRecipe",
+    "load_recipe",
+    "load_student_recipe",
+    "parse_recipe",
+]
 
 # Recipes are a few kilobytes; the time to parse one grows faster than its size.
 MAX_RECIPE_BYTES = 64_000
@@ -35,8 +36,10 @@ MAX_DEPTH = 16
 _PLACE = re.compile(r"^(.*) \(at (.*)\)$", re.DOTALL)
 
 
-class Recipe(Section):
-    """Everything a run is made of. Relative paths in it start at the current directory."""
+class BaseRecipe(Section):
+    """What every recipe says: who teaches, which task, what is learnt. Relative paths start where a command is run."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"seeds", "augmentation", "engine", "student"})
 
     name: str = Field(
         max_length=64,
@@ -44,10 +47,58 @@ class Recipe(Section):
         description="letters, digits, dots, dashes and underscores; a letter or digit first",
     )
     seed: int = Field(default=1, ge=0, le=2**32 - 1)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, le=2**32 - 1)], ...], Field(strict=False, max_length=64)] = Field(
+        default=(), description="students that `atb distill` teaches, one a seed; seed alone if not named"
+    )
     output: Text = Field(description="a folder below the current directory, such as runs/quickstart")
     teacher: Teacher
     task: Task
     transfer: Transfer | None = None
+    augmentation: Augmentation | None = None
+    distill: Distill = Field(default_factory=Distill)
+    engine: Engine = Field(default_factory=Engine)
+
+    @classmethod
+    def rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """The output stays below the current directory."""
+        output = data.get("output")
+        if isinstance(output, str) and output and not _stays_below(output):
+            yield "output", "must be a folder below the current directory: no absolute path, no .."
+        if twice := repeated(data.get("seeds")):
+            yield "seeds", f"names {twice} more than once"
+
+    def late_rules(self) -> Iterator[tuple[str, str]]:
+        """What stages need is there."""
+        yield from _stage_needs(self, "distill", self.distill)
+
+    def stage_names(self) -> tuple[str, ...]:
+        """Those that can be skipped."""
+        return tuple(x.name for x in self.distill.stage)
+
+    def fingerprint(self, *sections: str) -> str:
+        """sha256 (hexadecimal) of the named sections and the seed: equal as long as a stage made from them is valid.
+
+        Keys that are left to their defaults count with their values, but for those that came later; where measurements
+        are kept does not. Raises `ValueError` for an unknown name.
+        """
+        if unknown := sorted(set(sections) - set(type(self).model_fields)):
+            raise ValueError(f"a recipe has {', '.join(type(self).model_fields)}; got {', '.join(unknown)}")
+        data = {name: part for name, part in self.plain().items() if name in sections or name == "seed"}
+        if "search" in data:
+            del data["search"]["store"]
+        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class StudentRecipe(BaseRecipe):
+    """Everything `atb distill` needs: a hand-written student, and nothing of a search."""
+
+    student: Student
+
+
+class Recipe(BaseRecipe):
+    """Everything a run is made of."""
+
     space: Space
     supernet: Supernet = Field(default_factory=Supernet)
     search: Search = Field(default_factory=Search)
@@ -55,15 +106,15 @@ class Recipe(Section):
     target: tuple[Target, ...] = Field(
         strict=False, min_length=1, max_length=64, description="an engine to build; the search measures the first"
     )
-    distill: Distill = Field(default_factory=Distill)
     compare: Compare = Field(default_factory=Compare)
+    student: Student | None = None
 
     @classmethod
     def rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """The output stays below the current directory, and every target is another one."""
-        output = data.get("output")
-        if isinstance(output, str) and output and not _stays_below(output):
-            yield "output", "must be a folder below the current directory: no absolute path, no .."
+        """Every target is another one, and there is something to search."""
+        yield from super().rules(data)
+        if "student" in data and "space" not in data:
+            yield "student", "is for `atb distill`; a recipe without [space] has nothing to search"
         targets = data.get("target")
         if isinstance(targets, list):
             yield from _limits(targets)
@@ -76,6 +127,21 @@ class Recipe(Section):
                     yield "target", f"target[{i}] repeats target[{seen[name]}]"
                 seen.setdefault(name, i)
 
+    def late_rules(self) -> Iterator[tuple[str, str]]:
+        """What stages need is there, and names tell stages of both lists apart."""
+        yield from super().late_rules()
+        yield from _stage_needs(self, "supernet", self.supernet)
+        attentive = any(x.sampler.kind == "attentive" for x in self.supernet.stages())
+        if attentive and self.constraint.of_teacher is None:
+            yield "supernet", "an attentive sampler looks at constraint.of_teacher; name it instead of max_ms"
+        both = sorted({x.name for x in self.supernet.stage} & {x.name for x in self.distill.stage})
+        if both:
+            yield "distill", f"stages of [supernet] are named {', '.join(both)} too; --skip-stage could not tell them"
+
+    def stage_names(self) -> tuple[str, ...]:
+        """Those that can be skipped."""
+        return (*(x.name for x in self.supernet.stage), *super().stage_names())
+
     @property
     def targets(self) -> tuple[Target, ...]:
         """All engines to build, the search's first."""
@@ -86,17 +152,23 @@ class Recipe(Section):
         """The file that keeps measurements: by default shared by all runs whose output lies in the same folder."""
         return Path(self.search.store) if self.search.store is not None else Path(self.output).parent / "store.sqlite"
 
-    def fingerprint(self, *sections: str) -> str:
-        """sha256 (hexadecimal) of the named sections and the seed: equal as long as a stage made from them is valid.
 
-        Keys that are left to their defaults count with their values; where measurements are kept does not. Raises
-        `ValueError` for an unknown name.
-        """
-        if unknown := sorted(set(sections) - set(type(self).model_fields)):
-            raise ValueError(f"a recipe has {', '.join(type(self).model_fields)}; got {', '.join(unknown)}")
-        data = self.model_dump(mode="json", include={*sections, "seed"}, exclude={"search": {"store"}})
-        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+def _stage_needs(recipe: BaseRecipe, name: str, section: Distill | Supernet) -> Iterator[tuple[str, str]]:
+    """What stages name that the recipe lacks."""
+    try:
+        stages = section.stages()
+    except ValueError:  # told by the section itself
+        return
+    for stage in stages:
+        where = f"stage {stage.name!r} of [{name}]" if section.stage else f"[{name}]"
+        if stage.data == "transfer" and recipe.transfer is None:
+            yield name, f"{where} learns from transfer text: the recipe needs a table [transfer]"
+        if stage.data == "augmented" and recipe.augmentation is None:
+            yield name, f"{where} learns from augmented rows: the recipe needs a table [augmentation]"
+        if stage.teacher == "multitask" and not recipe.teacher.tasks:
+            yield name, f"{where} has a teacher of several tasks: list the others as [[teacher.tasks]]"
+        if stage.teacher == "pretrained" and stage.losses.soft_label:
+            yield name, f"{where}: a teacher that never saw the task has no answers: set soft_label to 0"
 
 
 def _limits(targets: list[Any]) -> Iterator[tuple[str, str]]:
@@ -118,18 +190,40 @@ def _limits(targets: list[Any]) -> Iterator[tuple[str, str]]:
 
 def load_recipe(path: str | Path) -> Recipe:
     """Reads and checks a recipe file; raises `RecipeError` with all its mistakes."""
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_RECIPE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or str(error)
-        raise RecipeError(path, [_of_file(f"cannot be read: {said}{_beside(path)}")]) from error
-    return parse_recipe(content, path=path)
+    return parse_recipe(_content(Path(path)), path=path)
+
+
+def load_student_recipe(path: str | Path) -> StudentRecipe | Recipe:
+    """The same of one that has a `[student]`, with or without a search beside it."""
+    content = _content(Path(path))
+    data = _data(content, path)
+    if "space" not in data:
+        return _checked(data, StudentRecipe, path)
+    recipe = _checked(data, Recipe, path)
+    if recipe.student is None:
+        what = 'is missing: `atb distill` teaches a hand-written shape, such as preset = "tinybert4"'
+        raise RecipeError(path, [Mistake(key="student", value="", problem=what)])
+    return recipe
 
 
 def parse_recipe(content: bytes, *, path: object = "recipe") -> Recipe:
     """Checks the content of a recipe file; `path` is for messages only."""
+    return _checked(_data(content, path), Recipe, path)
+
+
+_Kind = TypeVar("_Kind", bound=BaseRecipe)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_RECIPE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or str(error)
+        raise RecipeError(path, [_of_file(f"cannot be read: {said}{_beside(path)}")]) from error
+
+
+def _data(content: bytes, path: object) -> dict[str, Any]:
     if len(content) > MAX_RECIPE_BYTES:
         raise RecipeError(path, [_of_file(f"takes at most {MAX_RECIPE_BYTES:,} bytes")])
     try:
@@ -142,10 +236,14 @@ def parse_recipe(content: bytes, *, path: object = "recipe") -> Recipe:
         raise RecipeError(path, [Mistake(key=place[2] if place else "the file", value="", problem=problem)]) from error
     if _is_deeper(data, MAX_DEPTH):
         raise RecipeError(path, [_of_file(f"nests its tables and lists deeper than {MAX_DEPTH} levels")])
+    return data
+
+
+def _checked(data: dict[str, Any], kind: type[_Kind], path: object) -> _Kind:
     try:
-        return Recipe.model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as error:
-        mistakes = mistakes_of(error, Recipe)
+        mistakes = mistakes_of(error, kind)
     raise RecipeError(path, mistakes)
 
 

@@ -5,30 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
 from atb_export.recipe_errors import Section, broken_rule, did_you_mean, nearest_of, repeated
+from atb_export.recipe_values import BatchSize, Columns, Count, LearningRate, Length, Text, Where
 from runtime.backends import BACKENDS
 from runtime.target import PRECISIONS, EngineTarget, Precision, Shape
+from search.phases import GENES
 from search.plan import SearchPlan
 from supernet.data.source import Source
-
-Text = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Count = Annotated[int, Field(ge=1, le=10_000_000)]
-BatchSize = Annotated[int, Field(ge=1, le=65_536)]
-Length = Annotated[int, Field(ge=1, le=32_768)]
-LearningRate = Annotated[float, Field(gt=0, le=1)]
-Weight = Annotated[float, Field(ge=0, le=1_000_000)]
-Columns = Annotated[
-    tuple[Text, ...],
-    Field(strict=False, min_length=1, max_length=2, description='one or two column names, such as ["text"]'),
-]
-Where = Annotated[
-    dict[Text, Annotated[str, Field(max_length=4096)]],
-    Field(max_length=16, description='columns and the text they must hold, such as { source = "imdb" }'),
-]
 
 
 def _one_or_more(value: object) -> tuple[str, ...]:
@@ -49,16 +36,6 @@ _PATH = "a data file, a directory with one per split, package:NAME/file or a hub
 _WITH_SPLIT = re.compile(r"(.+)#([A-Za-z_]{1,32})")
 
 
-class Teacher(Section):
-    """The checkpoint to start from and its fine-tuning on the task; with no epochs it is taken as it is."""
-
-    model: Text = Field(description="a model directory, package:NAME/directory or a hub name")
-    epochs: int = Field(default=2, ge=0, le=1000)
-    batch_size: BatchSize = 32
-    learning_rate: LearningRate = 5e-5
-    max_length: Length = Field(default=64, description="tokens of a text; longer ones are cut")
-
-
 class _Rows(Section):
     """How to read rows, whatever they are for."""
 
@@ -75,10 +52,50 @@ class _Rows(Section):
         )
 
 
-class Task(_Rows):
-    """What the model is to tell: either one set of rows, which is split, or a file for each split."""
+class OtherTask(_Rows):
+    """Another task that a teacher of several is fine-tuned on; only its training rows are read."""
 
-    kind: Literal["classification", "regression"] = "classification"
+    kind: Literal["classification", "regression", "glue"] = "classification"
+    name: Text | None = Field(default=None, description="of the GLUE task")
+    label: Text = Field(default="label", description="the column of the labels")
+    path: Text | None = Field(default=None, description=_PATH)
+
+    @classmethod
+    def rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Where its rows come from."""
+        if data.get("kind") == "glue":
+            if "name" not in data:
+                yield "name", "is missing (the GLUE task, such as sst2)"
+        elif "path" not in data:
+            yield "path", f"is missing ({_PATH})"
+
+    def source(self) -> Source:
+        """Its training rows, unless it is GLUE's."""
+        assert self.path is not None  # by the rules
+        return self._source(self.path, split="train", label=self.label, numeric=self.kind == "regression")
+
+
+class Teacher(Section):
+    """The checkpoint to start from and its fine-tuning on the task; with no epochs it is taken as it is."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"tasks"})
+
+    model: Text = Field(description="a model directory, package:NAME/directory or a hub name")
+    epochs: int = Field(default=2, ge=0, le=1000)
+    batch_size: BatchSize = 32
+    learning_rate: LearningRate = 5e-5
+    max_length: Length = Field(default=64, description="tokens of a text; longer ones are cut")
+    tasks: tuple[OtherTask, ...] = Field(
+        default=(), strict=False, max_length=64, description="what a teacher of several tasks learns beside this one"
+    )
+
+
+class Task(_Rows):
+    """What the model is to tell: one set of rows, which is split, or a file for each split, or a known task by name."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"name"})
+
+    kind: Literal["classification", "regression", "glue", "squad"] = "classification"
     label: Text = Field(default="label", description="the column of the labels")
     path: Text | None = Field(default=None, description=_PATH)
     train: Text | None = Field(default=None, description=_PATH)
@@ -86,10 +103,14 @@ class Task(_Rows):
     test: Text | None = Field(default=None, description=_PATH)
     search_dev_rows: Count | None = Field(default=None, description="rows the search compares subnets on")
     test_rows: Count | None = Field(default=None, description="rows every reported accuracy is measured on")
+    name: Text | None = Field(default=None, description="of the GLUE task, such as sst2; path is then its folder")
 
     @classmethod
     def rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Where each split comes from, once."""
+        if data.get("kind") == "glue":
+            yield from cls._glue_rules(data)
+            return
         files = [key for key in ("train", "search_dev", "test") if key in data]
         if "path" in data:
             if files:
@@ -107,9 +128,29 @@ class Task(_Rows):
                 yield "search_dev", "give exactly one of search_dev (a file) and search_dev_rows (taken out of train)"
             if "test_rows" in data:
                 yield "test_rows", "goes with path; the rows of a test file are all used"
+        yield from cls._column_rules(data)
+
+    @classmethod
+    def _column_rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         text, label = data.get("text", ["text"]), data.get("label", "label")
         if isinstance(text, list) and label in text:
             yield "label", f"must not be one of the text columns, which are {text}"
+        if "name" in data:
+            yield "name", 'is of a GLUE task; write kind = "glue", or drop it'
+
+    @classmethod
+    def _glue_rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """GLUE says itself which columns and splits there are; its dev set is what is reported on."""
+        if "name" not in data:
+            yield (
+                "name",
+                "is missing (the GLUE task, such as sst2; path names its folder, without one the hub is asked)",
+            )
+        if "search_dev_rows" not in data:
+            yield "search_dev_rows", "is missing (rows the search compares subnets on, taken out of train)"
+        for key in sorted({"text", "label", "where", "subset", "header", "train", "search_dev", "test", "test_rows"}):
+            if key in data:
+                yield key, "does not go with a GLUE task, whose columns and splits are known; drop it"
 
     def sources(self) -> dict[str, Source]:
         """`{"all"}` where one set is to be split, else `{"train", "test"}` and maybe `"search_dev"`."""
@@ -128,10 +169,13 @@ class Task(_Rows):
 class Transfer(_Rows):
     """Unlabelled text whose sentences the students learn from, beside the task's own."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"wikitext"})
+
     path: Text = Field(description=_PATH)
     min_words: int = Field(default=4, ge=1, le=1000)
     max_words: int = Field(default=40, ge=1, le=10_000)
     limit: Count = Field(default=30_000, description="sentences at most")
+    wikitext: bool = Field(default=False, description="whether it is WikiText: its headings and marks are left out")
 
     @classmethod
     def rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -145,50 +189,32 @@ class Transfer(_Rows):
         return self._source(self.path)
 
 
-class Loss(Section):
-    """Weights of the terms of the distillation loss."""
-
-    soft_label: Weight = 1.0
-    hidden: Weight = 1.0
-    attention: Weight = 0.1
-    hard_label: Weight = 0.0
-    attention_kl: Weight = 0.0
-    relations: Weight = 0.0
-    embedding: Weight = 0.0
-    temperature: float = Field(default=1.0, gt=0, le=100)
-    relation_heads: Count = 12
-
-    @classmethod
-    def rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """Something is learnt."""
-        terms = [key for key in cls.model_fields if key not in ("temperature", "relation_heads")]
-        if all(data.get(key, cls.model_fields[key].default) == 0 for key in terms):
-            yield "", f"at least one of {', '.join(terms)} must be more than 0"
+# Literal takes no values that are computed; a test holds it to GENES.
+Gene = Literal["layers", "hidden_sizes", "heads", "head_sizes", "ffn_sizes", "ffn_stacks", "cells"]
 
 
-class Distill(Section):
-    """A distillation: of all subnets together, or of the winner and the baselines."""
+class Phase(Section):
+    """One search of several: only some genes are free, the others are as the winner of the one before has them."""
 
-    steps: Count = 1200
-    batch_size: BatchSize = 32
-    learning_rate: LearningRate = 2e-4
-    checkpoint_every: Count = Field(default=200, description="steps between the points a killed run goes on from")
-    loss: Loss = Field(default_factory=Loss)
-
-
-class Supernet(Distill):
-    """The training of the supernet, from which subnets inherit their weights."""
-
-    learning_rate: LearningRate = 3e-4
-    random_subnets: int = Field(default=1, ge=0, le=64, description="per step, beside the smallest and the largest")
-    importance_batches: int = Field(default=16, ge=1, le=100_000)
+    name: Annotated[str, Field(max_length=32, pattern=r"^[a-z0-9][a-z0-9-]*$")] = Field(
+        description="lower-case letters, digits and dashes; its folder is named after it"
+    )
+    free: Annotated[tuple[Gene, ...], Field(strict=False, min_length=1, max_length=len(GENES))] = Field(
+        description=f"genes to search: {', '.join(GENES)}"
+    )
+    engines: int | None = Field(default=None, ge=1, le=100_000, description="designs to measure; as [search] has it")
+    tuning_steps: int | None = Field(
+        default=None, ge=0, le=1_000_000, description="training of each subnet before it is asked; as [search] has it"
+    )
 
 
 class Search(Section):
     """How many engines are built and measured, how the next ones are chosen, and where measurements are kept."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"phase"})
+
     engines: int = Field(default=48, ge=1, le=100_000, description="designs to measure")
-    method: Literal["nsga2", "random", "autotinybert"] = "nsga2"
+    method: Literal["nsga2", "random", "fast", "autotinybert"] = "nsga2"
     population: int = Field(default=16, ge=2, le=10_000)
     generation: int = Field(default=8, ge=1, le=10_000, description="designs evaluated before the next are chosen")
     mutation_rate: float = Field(default=0.2, gt=0, le=1)
@@ -196,11 +222,20 @@ class Search(Section):
     small: bool = Field(default=False, description="whether a smaller model counts as better")
     tuning_steps: int = Field(default=0, ge=0, le=1_000_000, description="training of each subnet before it is asked")
     store: Text | None = Field(default=None, description="the file of all measurements; beside the output if not named")
+    phase: tuple[Phase, ...] = Field(
+        default=(), strict=False, max_length=16, description="searches that narrow the space one after the other"
+    )
 
-    def plan(self) -> SearchPlan:
-        """The same as the search has it."""
+    def late_rules(self) -> Iterator[tuple[str, str]]:
+        """Every phase has a name of its own."""
+        names = [x.name for x in self.phase]
+        if twice := sorted({x for x in names if names.count(x) > 1}):
+            yield "phase", f"two phases are named {', '.join(twice)}; give each a name of its own"
+
+    def plan(self, engines: int | None = None) -> SearchPlan:
+        """The same as the search has it, with the number of engines of a phase."""
         return SearchPlan(
-            engines=self.engines,
+            engines=engines or self.engines,
             population=self.population,
             generation=self.generation,
             mutation_rate=self.mutation_rate,

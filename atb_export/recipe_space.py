@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import BeforeValidator, Field, ValidatorFunctionWrapHandler, WrapValidator
 
 from atb_export.recipe_errors import Mistake, RecipeError, Section, broken_rule, did_you_mean, mistake, repeated
+from supernet.cells import Cell
 from supernet.presets import PRESETS, Preset
-from supernet.space import DIMENSIONS, SearchSpace
+from supernet.space import DIMENSIONS, SearchSpace, Slicing
 from supernet.subnet import MAX_FFN_STACK, SubnetConfig
 
 # Beyond this a space is one that nobody means, and too large to list.
@@ -63,12 +64,25 @@ _WRITTEN = Field(strict=False, min_length=1, max_length=64)
 Sizes = Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_SIZE)], ...], _WRITTEN, _or_range(MAX_SIZE)]
 Depths = Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_DEPTH)], ...], _WRITTEN, _or_range(MAX_DEPTH)]
 Stacks = Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_FFN_STACK)], ...], _WRITTEN, _or_range(MAX_FFN_STACK)]
+
+
+def _cell(value: object) -> str:
+    """The canonical text of a feed-forward cell."""
+    try:
+        return Cell(value).text  # type: ignore[arg-type]
+    except ValueError as error:
+        raise broken_rule(str(error)) from error
+
+
+Cells = Annotated[tuple[Annotated[str, BeforeValidator(_cell)], ...], _WRITTEN]
 # Literal takes no values that are computed; a test holds it to PRESETS.
 PresetName = Literal["autotinybert-mlm", "autotinybert-kd", "efficientbert", "per-layer"]
 
 
 class Space(Section):
     """The architectures to search among. Without a preset every list of sizes is needed."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"cells", "slicing"})
 
     preset: PresetName | None = Field(
         default=None,
@@ -82,6 +96,13 @@ class Space(Section):
     ffn_stacks: Stacks | None = Field(
         default=None, description="feed-forward cells of a layer; more than [1] needs a supernet that has them"
     )
+    cells: Cells | None = Field(
+        default=None, description='what a cell may compute, such as ["gelu", "add(x, linear2(relu(linear1(x))))"]'
+    )
+    slicing: Slicing = Field(
+        default="both",
+        description='how attention is cut: "heads" (first whole heads), "dims" (first dims of every head) or "both"',
+    )
     first_layers: bool | None = Field(default=None, description="whether only the first layers may be kept")
     per_layer: bool | None = Field(default=None, description="whether every layer chooses its own sizes")
 
@@ -94,10 +115,17 @@ class Space(Section):
             if key not in data and "preset" not in data and key != "ffn_stacks":
                 yield key, f"is missing ({cls.model_fields[key].description}); a preset would have it"
 
+    def late_rules(self) -> Iterator[tuple[str, str]]:
+        """No cell is there twice, in whatever form it is written."""
+        yield from super().late_rules()
+        if twice := repeated(list(self.cells or ())):
+            yield "cells", f"names {twice} more than once"
+
     @property
     def written(self) -> dict[str, Any]:
         """The choices that the recipe itself names."""
-        return {key: value for key, value in self.model_dump(exclude={"preset"}).items() if value is not None}
+        found = {key: x for key, x in self.model_dump(exclude={"preset", "slicing"}).items() if x is not None}
+        return found | ({} if self.cells is None else {"cells": tuple(map(Cell, self.cells))})
 
     @property
     def choices(self) -> Preset:
@@ -134,11 +162,16 @@ class Space(Section):
         if mistakes := list(self._misfits(whole)):
             raise RecipeError("[space]", mistakes)
         try:
-            return self.space(whole.depth).within(whole)
+            found = self.space(whole.depth).within(whole)
         except ValueError as error:
             raise self._error(
                 "preset", f"{error}; write choices of your own beside it, or take another teacher"
             ) from error
+        try:
+            found.check_slicing(self.slicing, whole)
+        except ValueError as error:
+            raise RecipeError("[space]", [mistake("space.slicing", self.slicing, str(error))]) from error
+        return found
 
     def _misfits(self, whole: SubnetConfig) -> Iterator[Mistake]:
         layer, written = whole.layers[0], self.written

@@ -32,7 +32,7 @@ from runtime.target import Shape
 from search.candidate import Candidate
 from search.statistics import band, paired, spearman
 from supernet.cost import parameters
-from supernet.metrics import metric_name, score, score_error
+from supernet.metrics import metric_error, score_error
 from supernet.space import SubnetConfig
 
 SWEEP_SHAPES = tuple(Shape(batch=b, length=n) for b in (1, 8) for n in (16, 32, 64, 128))
@@ -97,12 +97,19 @@ def measure_all(run: Run, found: Sequence[Contestant]) -> Stage:
 
     def make(folder: Path) -> dict[str, Any]:
         texts, labels = run.texts("test"), run.labels("test")
+        metrics = run.data.metrics(run.teacher.labels)
+        further = {name: (run.texts_of(rows), run.labels_of(rows)) for name, rows in run.data.more_tests.items()}
+        scores: dict[str, dict[str, float]] = {}
         with ExitStack() as stack:
             engines = {x.name: stack.enter_context(load_measured(run, x)) for x in found}
             logits = {}
             with run.ui.progress("accuracy on test rows") as progress:
                 for i, (name, engine) in enumerate(engines.items()):
                     logits[name] = torch.from_numpy(engine_logits(engine, texts))
+                    scores[name] = metrics(logits[name], labels)
+                    for other, (more, theirs) in further.items():
+                        answers = metrics(torch.from_numpy(engine_logits(engine, more)), theirs)
+                        scores[name] |= {f"{metric} of {other}": value for metric, value in answers.items()}
                     progress(i + 1, len(engines), name)
             run.ui.say("benchmark: all engines side by side")
             probes = probe_texts(texts, length=run.recipe.targets[0].length, count=8)
@@ -114,17 +121,22 @@ def measure_all(run: Run, found: Sequence[Contestant]) -> Stage:
         fitting = [x for x in SWEEP_SHAPES if x.length <= run.ordered.facts.max_position_embeddings]
         rows = sweep(models, texts, reference="teacher", shapes=fitting)
         return {
-            "accuracy": {name: score(values, labels) for name, values in logits.items()},
-            "correct": {name: _correct(values, labels) for name, values in logits.items()},
+            "accuracy": {name: each[metrics.primary] for name, each in scores.items()},
+            "accuracy_se": {
+                name: metric_error(metrics.primary, values, labels, positive=metrics.positive)
+                for name, values in logits.items()
+            },
+            "metrics": scores,
+            "correct": {name: _correct(values, labels) if metrics.by_row else None for name, values in logits.items()},
             "sweep": rows,
         }
 
     return run.workspace.stage(name, inputs, make)
 
 
-def _correct(logits: torch.Tensor, labels: torch.Tensor) -> list[int] | None:
-    """Per test row 1 or 0, for paired statistics; a regression has none."""
-    return None if logits.shape[-1] == 1 else (logits.argmax(-1) == labels).int().tolist()
+def _correct(logits: torch.Tensor, labels: torch.Tensor) -> list[int]:
+    """Per test row 1 or 0, for paired statistics of a metric that is a share of rows."""
+    return (logits.argmax(-1) == labels).int().tolist()
 
 
 def finish(run: Run, *, compare: bool) -> dict[str, Any]:
@@ -138,6 +150,8 @@ def finish(run: Run, *, compare: bool) -> dict[str, Any]:
     searched = run.search_stage.result
     rows = len(run.data.splits.test)
     labels = len(run.teacher.labels)
+    # A benchmark from before there were other metrics has neither of them.
+    errors, metrics = stage.result.get("accuracy_se", {}), stage.result.get("metrics", {})
 
     def model(x: Contestant) -> dict[str, Any]:
         report = reports[x.name]
@@ -146,7 +160,8 @@ def finish(run: Run, *, compare: bool) -> dict[str, Any]:
             "name": x.name,
             "description": x.description,
             "accuracy": accuracy,
-            "accuracy_se": score_error(accuracy, rows, labels),
+            "accuracy_se": errors.get(x.name, score_error(accuracy, rows, labels)),
+            "metrics": metrics.get(x.name, {}),
             "latency_ms": report.p50_ms,
             "latency_ci_ms": list(report.ci_ms),
             "latency_of_teacher": report.ratio_to_reference,
@@ -165,7 +180,7 @@ def finish(run: Run, *, compare: bool) -> dict[str, Any]:
         "task": {
             "name": run.recipe.name,
             "kind": run.recipe.task.kind,
-            "metric": metric_name(labels),
+            "metric": run.data.metrics(run.teacher.labels).primary,
             "labels": list(run.teacher.labels),
             "rows": run.data.counts(),
             "transfer_texts": len(run.data.transfer),

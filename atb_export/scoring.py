@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from supernet.distillation import Lessons, distill
-from supernet.metrics import score
+from supernet.distillation import Lessons, teach
+from supernet.layer_map import LayerMap
+from supernet.metrics import Metrics, score
 from supernet.model import Supernet
-from supernet.objective import LossWeights
 from supernet.space import SubnetConfig
-from supernet.training import TrainPlan
+from supernet.stage import LossWeights, Projection, Sampler, Stage
 
 Flags = NDArray[np.bool_]
 
@@ -27,7 +27,8 @@ _SURELY = 2.6
 
 @dataclass(frozen=True, kw_only=True)
 class Raced:
-    """`accuracy` over the first `rows` rows; `correct` is a bitmap of them, None for a regression."""
+    """`accuracy` (or another metric) over the first `rows` rows; `correct` is a bitmap of them, None where the metric
+    is no share of rows."""
 
     accuracy: float
     rows: int
@@ -35,15 +36,19 @@ class Raced:
     correct: bytes | None
 
 
-def race(answer: Callable[[range], Tensor], labels: Tensor, *, rival: bytes | None) -> Raced:
+def race(
+    answer: Callable[[range], Tensor], labels: Tensor, *, rival: bytes | None, metrics: Metrics | None = None
+) -> Raced:
     """Scores rows in chunks, in order. `answer(rows)` gives their logits [rows, labels].
 
     Where the rival got surely more of the rows so far right (McNemar's statistic on the same rows), it ends: a
-    candidate that is slower and less accurate stands on no front. A regression is scored whole, its r has no rows.
+    candidate that is slower and less accurate stands on no front. What is no share of rows (the r of a regression, F1,
+    Matthews) is scored whole; `metrics` are accuracy or r unless told.
     """
     total = len(labels)
-    if labels.is_floating_point():
-        return Raced(accuracy=score(answer(range(total)), labels), rows=total, complete=True, correct=None)
+    if labels.is_floating_point() or (metrics is not None and not metrics.by_row):
+        value = (score if metrics is None else metrics.score)(answer(range(total)), labels)
+        return Raced(accuracy=value, rows=total, complete=True, correct=None)
     theirs = None if rival is None else unpacked(rival, total)
     right = np.zeros(0, dtype=bool)
     while len(right) < total:
@@ -82,21 +87,24 @@ class Tuning:
     batch_size: int
     learning_rate: float
     seed: int
+    layer_map: LayerMap = field(default_factory=LayerMap)
+    projection: Projection = "none"
 
     def __call__(self, net: Supernet, subnet: SubnetConfig) -> Supernet:
         """The subnet as a dense net, trained."""
         dense = net.slice(subnet)
+        stage = Stage(
+            name="tuning",
+            losses=self.weights,
+            layer_map=self.layer_map,
+            projection=self.projection,
+            sampler=Sampler("whole"),
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            checkpoint_every=self.steps,
+        )
+        cut = subnet if subnet.fits(self.teacher.shape) else None
         with torch.enable_grad():
-            distill(
-                dense,
-                self.teacher,
-                self.lessons,
-                TrainPlan(
-                    steps=self.steps, learning_rate=self.learning_rate, checkpoint_every=self.steps, fingerprint=""
-                ),
-                subnet=subnet,
-                weights=self.weights,
-                batch_size=self.batch_size,
-                seed=self.seed,
-            )
+            teach(dense, self.lessons, stage, teacher=self.teacher, subnet=cut, seed=self.seed)
         return dense.eval()

@@ -30,6 +30,7 @@ from runtime.environment import environment, hardware_id
 from runtime.target import EngineTarget
 from search.candidate import Candidate, Timing
 from search.design import Design, DesignSpace
+from search.errors import SearchError
 from search.front import front, most_accurate
 from search.goals import Goals
 from search.guide import Known
@@ -38,6 +39,7 @@ from search.plan import SearchPlan
 from search.store import Store
 from search.strategies.autotinybert import AutoTinyBert
 from search.strategies.evolution import Evolution
+from search.strategies.fast import Fast
 from search.strategies.random_search import RandomSearch
 from search.strategy import Strategy
 from supernet.batches import TokenizedTexts
@@ -105,6 +107,7 @@ class SearchJob:
     executor: Executor
     store: Store
     ui: Ui
+    base: SubnetConfig | None = None  # what the phase before found, to be asked for first
 
     @property
     def pairs(self) -> bool:
@@ -178,6 +181,9 @@ class SearchJob:
     def _data_hash(self) -> str:
         tuning = self.inputs.tuning
         plain = content_hash(self.inputs.texts, self.inputs.labels)
+        metrics = self.inputs.metrics
+        if metrics is not None and metrics.primary not in ("accuracy", "pearson"):
+            plain = f"{plain} by {metrics.primary}"
         if tuning is None:
             return plain
         return f"{plain} after {tuning.steps} steps of {tuning.batch_size} at {tuning.learning_rate:g}, {tuning.seed}"
@@ -196,7 +202,8 @@ class SearchJob:
             references.append(find_reference(self.executor, self.store, x.target, graph=graph))
         limits = [x.limit_ms(r.ms) for x, r in zip(self.targets, references, strict=True)]
         labels = [x.target.label for x in self.targets]
-        cuts = [self._space.of(x) for x in hand_made_cuts(self.space) if self._worth_building(x, limits, references)]
+        plain = hand_made_cuts(self.space) if self.base is None else [self.base]
+        cuts = [self._space.of(x) for x in plain if self._worth_building(x, limits, references)]
         earlier = earlier_fronts(self.store, self._space, labels, without=name)
         start = {
             "search": name,
@@ -269,6 +276,11 @@ class SearchJob:
         opening = [Design.from_json(x) for x in start["opening"]]
         if self.method == "random":
             return RandomSearch(self._space, self.plan, rng, opening=opening)
+        if self.method == "fast":
+            try:
+                return Fast(self._space, self.plan, rng)
+            except ValueError as error:
+                raise SearchError(str(error)) from error
         if self.method == "autotinybert":
             limit = goals.constraints_ms[0] or start["references"][0]["ms"]
             # Its predictor learns from eager timings; the scale is set where both are known, at the reference.

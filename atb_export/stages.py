@@ -13,157 +13,117 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from atb_export.course import Course
 from atb_export.dense import DenseModel
 from atb_export.executors.local import LocalExecutor
 from atb_export.jobs import Executor
 from atb_export.packing import Origin, Packed, pack
+from atb_export.phases import search_in_phases
 from atb_export.recipe import Recipe
-from atb_export.recipe_sections import Distill
+from atb_export.recipe_sections import Phase
 from atb_export.scoring import Tuning
 from atb_export.searching import SearchJob, search_targets
-from atb_export.task import TaskData, label_tensor, lessons, load_task, token_ids
-from atb_export.ui import Ui
-from atb_export.verify import compare, probe_texts, reference_logits, refuse
+from atb_export.starting import start_of, supernet_shape
+from atb_export.teaching import Student, collect, search_dev_score
+from atb_export.verify import Parity, compare, probe_texts, reference_logits, refuse
 from atb_export.work import CALIBRATION_ROWS, WorkInputs
-from atb_export.workspace import Stage, Workspace
+from atb_export.workspace import Stage
 from runtime.files import sha256_of
 from runtime.target import EngineTarget
 from search.design import Design
 from search.store import Store
-from supernet.batches import BatchOrder, TokenizedTexts
+from supernet.batches import TokenizedTexts
 from supernet.checkpoint import load_supernet, save_supernet
 from supernet.cost import flops, parameters
-from supernet.distillation import Lessons, distill, predict, train_supernet
+from supernet.distillation import teach
 from supernet.families import shape_of
-from supernet.importance import measure_importance, reorder
-from supernet.metrics import score
+from supernet.importance import reorder
+from supernet.layer_map import LayerMap
 from supernet.model import Supernet
-from supernet.objective import LossWeights
+from supernet.sampler import Front
 from supernet.space import SearchSpace, SubnetConfig
-from supernet.teacher import Teacher, fine_tune, load_teacher, save_teacher, supernet_from_bert
-from supernet.training import TrainPlan
-
-
-def train_plan(part: Distill, fingerprint: str) -> TrainPlan:
-    """The recipe's section as the loop wants it."""
-    return TrainPlan(
-        steps=part.steps,
-        learning_rate=part.learning_rate,
-        checkpoint_every=part.checkpoint_every,
-        fingerprint=fingerprint,
-    )
+from supernet.teacher import supernet_from_bert
 
 
 @dataclass(eq=False)
-class Run:
+class Run(Course):
     """One recipe in one workspace. Stages are made on first use and read back when they are done."""
 
     recipe: Recipe
-    workspace: Workspace
-    ui: Ui
     executor: Callable[[WorkInputs], Executor] = LocalExecutor
-
-    @cached_property
-    def data(self) -> TaskData:
-        """Rows and transfer sentences."""
-        data = load_task(self.recipe)
-        counts = ", ".join(f"{count:,} {name}" for name, count in data.counts().items())
-        self.ui.say(f"data: {counts}, {len(data.transfer):,} transfer sentences; labels {', '.join(data.labels)}")
-        return data
-
-    # --- teacher -------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def teacher_stage(self) -> Stage:
-        """The teacher, fine-tuned on the task."""
-        inputs = self.recipe.fingerprint("teacher", "task")
-        return self.workspace.stage("teacher", inputs, lambda folder: self._make_teacher(folder, inputs))
-
-    def _make_teacher(self, folder: Path, inputs: str) -> dict[str, Any]:
-        part, data = self.recipe.teacher, self.data
-        teacher = load_teacher(part.model, labels=data.labels, seed=self.recipe.seed)
-        texts = token_ids(teacher, data.splits.train, max_length=part.max_length)
-        labels = label_tensor(data.splits.train, teacher.labels)
-        if part.epochs:
-            plan = TrainPlan(
-                steps=part.epochs * BatchOrder(_lengths(texts), batch_size=part.batch_size, seed=0).per_epoch,
-                learning_rate=part.learning_rate,
-                fingerprint=inputs,
-            )
-            with self.ui.progress("teacher") as progress:
-                fine_tune(
-                    teacher,
-                    texts,
-                    labels,
-                    plan,
-                    batch_size=part.batch_size,
-                    seed=self.recipe.seed,
-                    checkpoint=folder / "training.safetensors",
-                    progress=progress,
-                )
-        save_teacher(teacher, folder / "model")
-        return {"labels": list(teacher.labels)}
-
-    @cached_property
-    def teacher(self) -> Teacher:
-        """The fine-tuned teacher, read back."""
-        stage = self.teacher_stage
-        return load_teacher(str(stage.folder / "model"), labels=stage.result["labels"], seed=self.recipe.seed)
-
-    @cached_property
-    def length(self) -> int:
-        """Tokens a text is cut to: what both the teacher and the measured engine take."""
-        return min(self.recipe.teacher.max_length, self.recipe.targets[0].length)
-
-    def texts(self, split: str) -> TokenizedTexts:
-        """The token ids of a split."""
-        return token_ids(self.teacher, getattr(self.data.splits, split), max_length=self.length)
-
-    def labels(self, split: str) -> Any:
-        """The label tensor of a split."""
-        return label_tensor(getattr(self.data.splits, split), self.teacher.labels)
-
-    @cached_property
-    def lessons(self) -> Lessons:
-        """What every student learns from."""
-        return lessons(self.teacher, self.data, max_length=self.length)
 
     # --- supernet ------------------------------------------------------------------------------------------------
 
     @cached_property
     def space(self) -> SearchSpace:
-        """The recipe's space within the teacher."""
-        return self.recipe.space.build(shape_of(self.teacher.model.config))
+        """The recipe's space within the supernet."""
+        whole = shape_of(self.teacher.model.config)
+        if self._in_stages:
+            whole = supernet_shape(self.recipe.supernet.initial, whole, self.recipe.space)
+        return self.recipe.space.build(whole)
+
+    @property
+    def _in_stages(self) -> bool:
+        """Whether the supernet is taught by a list of stages, or in a way that recipes did not know at first."""
+        part = self.recipe.supernet
+        return bool(part.later & part.plain().keys())
 
     @cached_property
     def supernet_stage(self) -> Stage:
-        """`ordered.safetensors`, the teacher with its dims in order of importance, and the trained `supernet`."""
-        inputs = [self.teacher_stage.fingerprint, self.recipe.fingerprint("space", "supernet", "transfer"), self.length]
-        return self.workspace.stage("supernet", inputs, lambda folder: self._make_supernet(folder, str(inputs)))
+        """The trained `supernet`; and, where that is all taught at once, `ordered.safetensors`: the teacher with its
+        dims in order of importance."""
+        inputs: list[Any] = [self.teacher_stage.fingerprint, self.recipe.fingerprint("space", "supernet", "transfer")]
+        inputs.append(self.length)
+        if not self._in_stages:
+            return self.workspace.stage("supernet", inputs, lambda folder: self._make_at_once(folder, str(inputs)))
+        student, stages = self._supernet_student(), self.recipe.supernet.stages(self.skip)
+        inputs = [*student.inputs, [x.fingerprint for x in stages], [self.lesson_inputs(x) for x in stages]]
 
-    def _make_supernet(self, folder: Path, inputs: str) -> dict[str, Any]:
+        def make(folder: Path) -> dict[str, Any]:
+            collect(self, student, stages, folder / "supernet.safetensors")
+            return {"space_size": self.space.size()}
+
+        return self.workspace.stage("supernet", inputs, make)
+
+    def _supernet_student(self) -> Student:
+        """What the stages of the supernet teach."""
         part = self.recipe.supernet
+        inputs = [self.ordered_stage.fingerprint, self.recipe.fingerprint("space"), part.initial, part.importance]
+
+        def start() -> Supernet:
+            shape = supernet_shape(part.initial, self.ordered.shape, self.recipe.space)
+            self.ui.say(f"supernet: {self.space.size():,} subnets of {shape}")
+            return start_of(part.initial, self.ordered, shape, seed=self.recipe.seed, labels=self.teacher.labels)
+
+        share = self.recipe.constraint.of_teacher
+        bound = share * self.flops(shape_of(self.teacher.model.config)) if share is not None else None
+        front = None if bound is None else Front(cost=lambda subnet: float(self.flops(subnet)), bounds=(bound,))
+        return Student(
+            name="supernet", start=start, inputs=inputs, seed=self.recipe.seed, space=self.space, front=front
+        )
+
+    def _make_at_once(self, folder: Path, inputs: str) -> dict[str, Any]:
         net = supernet_from_bert(self.teacher.model)
         self.ui.say(f"supernet: {self.space.size():,} subnets of {net.shape}")
-        texts, labels = self.texts("train"), self.labels("train")
-        order = BatchOrder(_lengths(texts), batch_size=part.batch_size, seed=self.recipe.seed)
-        batches = ((texts.batch(order[i]), labels[order[i]]) for i in range(part.importance_batches))
-        reorder(net, measure_importance(net, batches))
+        scores = self.importance(net)
+        assert scores is not None  # `importance = "none"` is of later recipes
+        reorder(net, scores)
         save_supernet(folder / "ordered.safetensors", net)
         teacher = copy.deepcopy(net)
+        (stage,) = self.recipe.supernet.stages()
         with self.ui.progress("supernet") as progress:
-            train_supernet(
+            teach(
                 net,
-                teacher,
                 self.lessons,
-                self.space,
-                train_plan(part, inputs),
-                weights=LossWeights(**part.loss.model_dump()),
-                batch_size=part.batch_size,
-                random_subnets=part.random_subnets,
+                stage,
+                teacher=teacher,
+                space=self.space,
                 seed=self.recipe.seed,
+                fingerprint=inputs,
                 checkpoint=folder / "training.safetensors",
                 progress=progress,
+                engine=self.engine,
+                watch=self.watch(net, stage, folder, self.space),
             )
         save_supernet(folder / "supernet.safetensors", net)
         return {"space_size": self.space.size()}
@@ -171,6 +131,8 @@ class Run:
     @cached_property
     def ordered(self) -> Supernet:
         """The teacher as a supernet, in order of importance: what all students learn from and start as."""
+        if self._in_stages or self.kinds():
+            return load_supernet(self.ordered_stage.folder / "task.safetensors")
         return load_supernet(self.supernet_stage.folder / "ordered.safetensors")
 
     @cached_property
@@ -188,13 +150,26 @@ class Run:
         return self.workspace.stage("search", inputs, lambda folder: self._make_search(folder, str(inputs)))
 
     def _make_search(self, folder: Path, context: str) -> dict[str, Any]:
-        part, inputs = self.recipe.search, self.work_inputs()
+        phases = self.recipe.search.phase
+        if not phases:
+            return self._search(folder, context, self.space)
+        return search_in_phases(phases, self.space, self._search, folder=folder, context=context, say=self.ui.say)
+
+    def _search(
+        self,
+        folder: Path,
+        context: str,
+        space: SearchSpace,
+        phase: Phase | None = None,
+        base: SubnetConfig | None = None,
+    ) -> dict[str, Any]:
+        part, inputs = self.recipe.search, self.work_inputs(None if phase is None else phase.tuning_steps)
         with closing(self.executor(inputs)) as executor, Store.open(self.recipe.store) as store:
             job = SearchJob(
                 inputs=inputs,
-                space=self.space,
+                space=space,
                 targets=search_targets(self.recipe),
-                plan=part.plan(),
+                plan=part.plan(None if phase is None else phase.engines),
                 method=part.method,
                 small=part.small,
                 seed=self.recipe.seed,
@@ -202,22 +177,26 @@ class Run:
                 executor=executor,
                 store=store,
                 ui=self.ui,
+                base=base,
             )
             return job.run(folder, context)
 
-    def work_inputs(self) -> WorkInputs:
+    def work_inputs(self, tuning_steps: int | None = None) -> WorkInputs:
         """What candidates are measured and scored with."""
-        part, seed = self.recipe.search, self.recipe.seed
+        part, seed = self.recipe.distill, self.recipe.seed
+        steps = self.recipe.search.tuning_steps if tuning_steps is None else tuning_steps
         tuning = None
-        if part.tuning_steps:
+        if steps:
             tuning = Tuning(
                 teacher=self.ordered,
                 lessons=self.lessons,
-                weights=LossWeights(**self.recipe.distill.loss.model_dump()),
-                steps=part.tuning_steps,
-                batch_size=self.recipe.distill.batch_size,
-                learning_rate=self.recipe.distill.learning_rate,
+                weights=part.loss.weights(),
+                steps=steps,
+                batch_size=part.batch_size,
+                learning_rate=part.learning_rate,
                 seed=seed,
+                layer_map=LayerMap(part.layer_map),  # type: ignore[arg-type]  # checked by its validator
+                projection=part.projection,
             )
         return WorkInputs(
             reference=self.ordered,
@@ -226,6 +205,7 @@ class Run:
             labels=self.labels("search_dev"),
             calibration=self.calibration,
             tuning=tuning,
+            metrics=self.data.metrics(self.teacher.labels),
         )
 
     @cached_property
@@ -257,60 +237,83 @@ class Run:
 
     def student_stage(self, name: str, subnet: SubnetConfig, *, inherits: bool) -> Stage:
         """A subnet sliced from the supernet (or, not `inherits`, from the untrained ordered teacher) and distilled."""
-        inputs = [
+        part = self.recipe.distill
+        inputs: list[Any] = [
             self.supernet_stage.fingerprint,
             self.recipe.fingerprint("distill", "transfer"),
             subnet.to_json(),
             inherits,
         ]
-        return self.workspace.stage(
-            name, inputs, lambda folder: self._make_student(folder, name, subnet, str(inputs), inherits=inherits)
+        if not part.later & part.plain().keys():
+            return self.workspace.stage(
+                name, inputs, lambda folder: self._make_student(folder, name, subnet, str(inputs), inherits=inherits)
+            )
+        scratch = part.from_scratch and inherits
+        is_cut = not scratch and (not inherits or self.recipe.supernet.initial != "random")
+        student = Student(
+            name=name,
+            start=lambda: self._sliced(name, subnet, inherits=inherits, scratch=scratch)[0],
+            inputs=[self.supernet_stage.fingerprint, subnet.to_json(), inherits, scratch],
+            seed=self.recipe.seed + 1,
+            subnet=subnet if is_cut and subnet.fits(self.ordered.shape) else None,
         )
+        stages = part.stages(self.skip)
+        inputs = [*student.inputs, [x.fingerprint for x in stages], [self.lesson_inputs(x) for x in stages]]
 
-    def _make_student(
-        self, folder: Path, name: str, subnet: SubnetConfig, inputs: str, *, inherits: bool
-    ) -> dict[str, Any]:
-        part = self.recipe.distill
+        def make(folder: Path) -> dict[str, Any]:
+            collect(self, student, stages, folder / "dense.safetensors")
+            sliced = self._sliced(name, subnet, inherits=inherits, scratch=False)[1]
+            net = load_supernet(folder / "dense.safetensors")
+            return {"slice": sliced.to_json(), "search_dev": search_dev_score(self, net)}
+
+        return self.workspace.stage(name, inputs, make)
+
+    def _sliced(self, name: str, subnet: SubnetConfig, *, inherits: bool, scratch: bool) -> tuple[Supernet, Parity]:
+        """The subnet as a network of its own, and how it was held against the network it was cut from."""
         source = self.supernet if inherits else self.ordered
         net = source.slice(subnet)
         probes = probe_texts(self.texts("search_dev"), length=self.length, count=8)
-        sliced = compare(
+        parity = compare(
             name,
             "slice of the supernet",
             reference_logits(net, probes),
             reference_logits(source, probes, subnet),
             precision="f64",
         )
-        refuse([sliced])
+        refuse([parity])
+        if scratch:
+            net = start_of("random", self.ordered, net.shape, seed=self.recipe.seed + 1)
+        return net, parity
+
+    def _make_student(
+        self, folder: Path, name: str, subnet: SubnetConfig, inputs: str, *, inherits: bool
+    ) -> dict[str, Any]:
+        net, parity = self._sliced(name, subnet, inherits=inherits, scratch=False)
+        (stage,) = self.recipe.distill.stages()
         with self.ui.progress(f"distil {name}") as progress:
-            distill(
+            teach(
                 net,
-                self.ordered,
                 self.lessons,
-                train_plan(part, inputs),
+                stage,
+                teacher=self.ordered,
                 subnet=subnet,
-                weights=LossWeights(**part.loss.model_dump()),
-                batch_size=part.batch_size,
                 seed=self.recipe.seed + 1,
+                fingerprint=inputs,
                 checkpoint=folder / "training.safetensors",
                 progress=progress,
+                engine=self.engine,
             )
         save_supernet(folder / "dense.safetensors", net)
-        logits = predict(net, self.texts("search_dev"))
-        return {"slice": sliced.to_json(), "search_dev": score(logits, self.labels("search_dev"))}
+        return {"slice": parity.to_json(), "search_dev": search_dev_score(self, net)}
 
     def dense(self, stage: Stage) -> DenseModel:
         """The dense model a student stage made."""
         net = load_supernet(stage.folder / "dense.safetensors")
-        return self._dense(net)
+        return self.dense_of(net)
 
     def teacher_dense(self) -> DenseModel:
         """The teacher itself, exported by the same way as its students."""
-        return self._dense(self.ordered)
-
-    def _dense(self, net: Supernet) -> DenseModel:
-        teacher = self.teacher
-        return DenseModel(net=net, tokenizer=teacher.tokenizer, labels=teacher.labels, family=teacher.family)
+        return self.dense_of(self.ordered)
 
     def bundle_stage(
         self, name: str, model: DenseModel, parent: Stage, subnet: SubnetConfig, design: Design | None = None
@@ -356,7 +359,3 @@ class Run:
             ),
             say=lambda text: self.ui.say(f"bundle: {text}"),
         )
-
-
-def _lengths(texts: TokenizedTexts) -> list[int]:
-    return [len(ids) for ids in texts.input_ids]

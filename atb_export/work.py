@@ -34,6 +34,7 @@ from runtime.target import EngineTarget
 from search.store import EngineKey
 from supernet.batches import TokenizedTexts
 from supernet.facts import ModelFacts
+from supernet.metrics import Metrics
 from supernet.model import Supernet
 from supernet.space import SubnetConfig
 
@@ -54,7 +55,7 @@ class WorkInputs:
 
     `reference` is the net every engine is timed beside; `supernet` what subnets inherit from; `texts` and `labels` the
     search-dev rows; `calibration` unlabelled texts for int8. With `tuning` a subnet is trained shortly before it is
-    asked, as AutoTinyBERT does.
+    asked, as AutoTinyBERT does. `metrics` are accuracy or Pearson's r unless told.
     """
 
     reference: Supernet
@@ -64,6 +65,7 @@ class WorkInputs:
     calibration: TokenizedTexts
     plan: MeasurePlan = SEARCH_PLAN
     tuning: Tuning | None = None
+    metrics: Metrics | None = None
 
 
 def engine_graph(subnet: SubnetConfig, facts: ModelFacts, *, token_types: bool, precision: str) -> str:
@@ -268,13 +270,15 @@ class Work:
         with watch("accuracy"):
             if job.quantised is not None:
                 with self._quantised(job.subnet, job.quantised) as engine:
-                    raced = race(self._engine_answer(engine), self.inputs.labels, rival=job.rival)
+                    answer = self._engine_answer(engine)
+                    raced = race(answer, self.inputs.labels, rival=job.rival, metrics=self.inputs.metrics)
             else:
                 net, cut = self.inputs.supernet, job.subnet
                 if self.inputs.tuning is not None:
                     net = self.inputs.tuning(net, cut)
                     cut = net.shape
-                raced = race(self._answer(net, cut), self.inputs.labels, rival=job.rival)
+                answer = self._answer(net, cut)
+                raced = race(answer, self.inputs.labels, rival=job.rival, metrics=self.inputs.metrics)
         return Scored(
             accuracy=raced.accuracy,
             rows=raced.rows,

@@ -46,14 +46,18 @@ class Stage:
 class Workspace:
     """`with Workspace.open(folder, resume=...) as run:` one process at a time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, base: Path | None = None) -> None:
         self.folder = folder
+        self.base = base
         self.seconds: dict[str, float] = {}
 
     @classmethod
     @contextmanager
-    def open(cls, folder: Path, *, resume: bool) -> Iterator[Workspace]:
-        """Raises `WorkspaceError` where the folder holds a run and `resume` is not asked, or is in use."""
+    def open(cls, folder: Path, *, resume: bool, base: Path | None = None) -> Iterator[Workspace]:
+        """Stages that the run in `base` has done for the same inputs are read from there.
+
+        Raises `WorkspaceError` where the folder holds a run and `resume` is not asked, or is in use.
+        """
         if not resume and any(x.name != _STARTED for x in (folder / "stages").glob("*/*")):
             raise WorkspaceError(f"{folder} already holds a run. Continue it with --resume, or delete the folder")
         try:
@@ -66,13 +70,15 @@ class Workspace:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise WorkspaceError(f"another process is working in {folder}; wait for it or stop it") from None
-            yield cls(folder)
+            yield cls(folder, base)
 
     def stage(self, name: str, inputs: object, make: Callable[[Path], dict[str, Any]]) -> Stage:
         """The stage's result: read back where it is done for these `inputs`, else made by `make(folder)`."""
         folder = self.folder / "stages" / name
         wanted = fingerprint_of(name, inputs)
         stage = self._finished(name, folder, wanted)
+        if stage is None and self.base is not None:
+            stage = self._finished(name, self.base / "stages" / name, wanted)
         if stage is None:
             if _marker(folder / _STARTED).get("fingerprint") != wanted:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -14,13 +14,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from search.regression import Array, GaussianProcess, RelativeLeastSquares
 from search.statistics import spearman
-from supernet.space import SubnetConfig
+from supernet.space import LayerConfig, SubnetConfig
 
 LEAST_ENGINES = 16
 """Fewer measurements than this and there is nothing to fit."""
@@ -70,7 +70,14 @@ def effects(subnet: SubnetConfig) -> dict[str, float]:
     read, n, full = weights(subnet), subnet.hidden_size, subnet.depth - 1
     found = {f"more than {edge:,.0f} weights": max(0.0, read - edge) for edge in _CACHES}
     found |= {f"hidden size no multiple of {m}": float(full * n * (n % m > 0)) for m in _VECTORS}
+    found["what cells compute beside their products"] = float(sum(map(partial(_beside, n), subnet.layers[:-1])))
     return found | {"a single layer": float(full == 0)}
+
+
+def _beside(n: int, layer: LayerConfig) -> int:
+    """Passes over activations that a layer's cells have and BERT's own has not."""
+    over_hidden, over_ffn = layer.cell.passes
+    return layer.ffn_stack * (over_hidden * n + (over_ffn - 1) * layer.ffn_size)
 
 
 def _sizes(subnet: SubnetConfig) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ import click
 # command -> module that defines it; a module is imported only when its command is asked for.
 COMMANDS = {
     "run": "atb_export.cli.recipe_commands",
+    "distill": "atb_export.cli.distill_command",
     "train": "atb_export.cli.recipe_commands",
     "search": "atb_export.cli.recipe_commands",
     "pick": "atb_export.cli.pick_command",
@@ -31,6 +32,7 @@ COMMANDS = {
 }
 HELP = {
     "run": "Do everything a recipe describes, from the teacher to the bundle and the report.",
+    "distill": "Distil a teacher into a hand-written shape, in stages, over several seeds.",
     "train": "Fine-tune the teacher and train the supernet of a recipe.",
     "search": "Search a recipe's space by the measured latency of compiled engines.",
     "pick": "Show the front of a search and pick from it; slice the pick to a dense model.",

@@ -7,21 +7,31 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from atb_export.cli.front_table import latency_models, show_front, show_latency_models
 from atb_export.cli.output import emit, json_option, table
 from atb_export.picking import found_in_result
-from atb_export.recipe import Recipe, load_recipe
+from atb_export.recipe import BaseRecipe, Recipe, load_recipe
+from atb_export.recipe_errors import nearest_of
 from atb_export.recipe_sections import Target
 from atb_export.ui import Ui
+
+AnyRecipe = TypeVar("AnyRecipe", bound=BaseRecipe)
 
 
 def recipe_command(function: Callable[..., Any]) -> Callable[..., Any]:
     """Arguments all of these commands share."""
     function = json_option(function)
+    function = click.option(
+        "--skip-stage",
+        "skipped",
+        multiple=True,
+        metavar="NAME",
+        help="Leave a training stage of the recipe out, in an output folder of its own; may be repeated.",
+    )(function)
     function = click.option(
         "--threads", type=click.IntRange(1), help="Threads of training; as many as there are CPUs by default."
     )(function)
@@ -66,6 +76,7 @@ def opened(
     *,
     resume: bool,
     threads: int | None,
+    skipped: tuple[str, ...] = (),
     executor: str = "local",
     address: str | None = None,
     resources: tuple[str, ...] = (),
@@ -81,17 +92,10 @@ def opened(
     named = _resources(resources, checked)
     if executor == "ray" and importlib.util.find_spec("ray") is None:  # told now, not after the training
         raise click.ClickException("the package ray is not installed: pip install 'atb-export[ray]', on every node too")
-    import torch
-
     from atb_export.stages import Run
-    from atb_export.ui import quiet_libraries
-    from atb_export.workspace import Workspace
-    from runtime.engine import usable_cpus
 
-    quiet_libraries()
-    torch.set_num_threads(threads or usable_cpus())
-    with Workspace.open(Path(checked.output), resume=resume) as workspace:
-        run = Run(recipe=checked, workspace=workspace, ui=Ui())
+    with working(checked, resume=resume, threads=threads, skipped=skipped) as (final, workspace):
+        run = Run(recipe=final, workspace=workspace, ui=Ui(), skip=frozenset(skipped))
         if executor == "ray":
             from atb_export.executors.ray import RayExecutor
             from atb_export.searching import search_targets
@@ -105,6 +109,33 @@ def opened(
                 **limit,
             )
         yield run
+
+
+@contextmanager
+def working(
+    recipe: AnyRecipe, *, resume: bool, threads: int | None, skipped: tuple[str, ...]
+) -> Iterator[tuple[AnyRecipe, Any]]:
+    """The recipe and its workspace. A run that skips stages has a folder of its own, and reuses what the whole run in
+    the recipe's folder has done for the same inputs."""
+    for name in skipped:
+        if name not in (names := recipe.stage_names()):
+            known = nearest_of(name, names) if names else "; the recipe lists none"
+            raise click.UsageError(f"--skip-stage {name}: there is no such stage{known}")
+    import torch
+
+    from atb_export.ui import quiet_libraries
+    from atb_export.workspace import Workspace
+    from runtime.engine import usable_cpus
+
+    quiet_libraries()
+    torch.set_num_threads(threads or usable_cpus())
+    base = None
+    if skipped:
+        base = Path(recipe.output)
+        name = "-".join(x for x in recipe.stage_names() if x in skipped)
+        recipe = recipe.model_copy(update={"output": f"{recipe.output}-without-{name}"})
+    with Workspace.open(Path(recipe.output), resume=resume, base=base) as workspace:
+        yield recipe, workspace
 
 
 def _resources(given: tuple[str, ...], recipe: Recipe) -> dict[str, str]:
@@ -174,6 +205,7 @@ def run_command(recipe: Path, resume: bool, threads: int | None, as_json: bool, 
     Example:
       atb run recipes/quickstart.toml
       atb run recipes/quickstart.toml --resume      after an interruption
+      atb run recipes/efficientbert.toml --skip-stage warm-up     what is a stage worth?
     """
     _finish(recipe, resume=resume, threads=threads, as_json=as_json, compare=False, **work)
 
@@ -193,14 +225,14 @@ def compare_command(recipe: Path, resume: bool, threads: int | None, as_json: bo
 
 @click.command("train")
 @recipe_command
-def train_command(recipe: Path, resume: bool, threads: int | None, as_json: bool) -> None:
+def train_command(recipe: Path, resume: bool, threads: int | None, as_json: bool, **more: Any) -> None:
     """Fine-tune the teacher of RECIPE and train its supernet.
 
     \b
     Example:
       atb train recipes/quickstart.toml
     """
-    with opened(recipe, resume=resume, threads=threads) as run:
+    with opened(recipe, resume=resume, threads=threads, **more) as run:
         stage = run.supernet_stage
         click.echo(f"supernet  {stage.folder / 'supernet.safetensors'}")
         emit({"supernet": str(stage.folder), "seconds": run.workspace.seconds, **stage.result}, as_json=as_json)

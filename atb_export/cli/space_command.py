@@ -209,6 +209,8 @@ def _dimensions(space: SearchSpace) -> list[list[str]]:
     for name, label in zip(DIMENSIONS, names, strict=True):
         choices = getattr(space, name)
         rows.append([label, str(len(choices)), _choices(choices)])
+    if any(not cell.is_plain for cell in space.cells):
+        rows.append(["cell", str(len(space.cells)), "; ".join(map(str, space.cells))])
     return rows
 
 
@@ -217,7 +219,7 @@ def _described(subnet: SubnetConfig, shown: _Shown) -> dict[str, Any]:
         "key": subnet.key,
         "subnet": subnet.to_json(),
         "parameters": parameters(subnet, shown.facts),
-        "flops": flops(subnet, length=shown.length, num_labels=shown.facts.num_labels),
+        "flops": flops(subnet, length=shown.length, facts=shown.facts),
     }
 
 
@@ -237,6 +239,7 @@ def _document(shown: _Shown, samples: Sequence[SubnetConfig]) -> dict[str, Any]:
         "depths": list(space.depths),
         "layer_sets": len(space.layer_sets),
         **{name: list(getattr(space, name)) for name in DIMENSIONS},
+        "cells": [cell.text for cell in space.cells],
         "smallest": _described(space.smallest(), shown),
         "largest": _described(space.largest(), shown),
         "samples": [_described(x, shown) for x in samples],

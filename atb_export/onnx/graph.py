@@ -4,7 +4,8 @@ What it leaves out, and why the answer stays the same:
 
 - query, key and value are one product, and 1/sqrt(head size) is folded into the query's weights;
 - one-segment models have no token types: their row is added to the position table;
-- the classifier reads the first token only, so the last layer computes everything else for that token alone.
+- a classifier of texts reads the first token only, so the last layer computes everything else for that token alone
+  (a head that answers for every token needs them all).
   With one query per head, keys and values of the other positions need not be formed either:
   q.(W_k x + b_k) = (W_k^T q).x + const, where the constant is the same for all positions and drops out of
   softmax; and the weighted sum of W_v x + b_v is W_v (weighted sum of x) + b_v, as the weights sum to one.
@@ -25,7 +26,7 @@ is computed by torch, so that the graph of a network without any (on torch's met
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -33,7 +34,9 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from atb_export.errors import ExportError
 from atb_export.onnx.builder import GraphBuilder
+from supernet.cells import Cell, Node
 from supernet.facts import ModelFacts, PoolerActivation
 from supernet.model import CellWeights, LayerWeights, Supernet
 from supernet.space import LayerConfig, SubnetConfig
@@ -46,6 +49,19 @@ Linear = tuple[torch.Tensor, torch.Tensor]
 # exp(-10000) is 0 in every float type in use, and the value itself is finite in all of them, fp16 included.
 _MASKED = -10000.0
 _POOLER_OPS: dict[PoolerActivation, str] = {"tanh": "Tanh", "relu": "Relu", "gelu": "Gelu"}
+# Swish is written as x times its sigmoid: opset 20 has no operator for it, and compilers know the pattern.
+_CELL_OPS: Mapping[str, str] = {
+    "gelu": "Gelu",
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+    "relu": "Relu",
+    "leaky_relu": "LeakyRelu",  # whose alpha is 0.01, as torch has it
+    "elu": "Elu",
+    "add": "Add",
+    "mul": "Mul",
+    "max": "Max",
+}
+_TO_THE_END = 2**31 - 1
 
 
 def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
@@ -71,12 +87,18 @@ class _Encoder:
         self.n = subnet.hidden_size
         self.eps = model.facts.layer_norm_eps
         self.graph = graph
+        self._given: str | None = None
 
     def write(self) -> None:
         """The whole graph."""
+        head = self.model.facts.head
+        if head == "mlm":
+            raise ExportError(
+                "a masked language model is not served yet: give its encoder another head (Supernet.with_head)"
+            )
         x, mask = self.embed(), self.mask()
         for i, cut in enumerate(self.subnet.layers):
-            x = self.layer(x, mask, i, cut, last=i == self.subnet.depth - 1)
+            x = self.layer(x, mask, i, cut, last=head == "sequence" and i == self.subnet.depth - 1)
         self.head(x)
 
     def linear(self, x: str, name: str, weight: torch.Tensor, bias: torch.Tensor) -> str:
@@ -94,6 +116,10 @@ class _Encoder:
         ids = g.input("input_ids", ("batch", "sequence"))
         positions = w.position.float()
         words = g.node("Gather", [g.weight(WORDS, _array(w.word)), ids], "words.of_text")
+        if w.projection is not None:
+            if self.model.facts.embedding == "trigram":
+                words = self.trigrams(words)
+            words = self.linear(words, "embedding_projection", *_turned(w.projection))
         if self.token_types:
             types = g.input("token_type_ids", ("batch", "sequence"))
             table = g.weight("token_types", _array(w.token_type))
@@ -108,10 +134,30 @@ class _Encoder:
         summed = g.node("Squeeze", [placed, self.const(1)], "embeddings.sum")
         return self.norm(summed, "embeddings", w.norm)
 
+    def given_mask(self) -> str:
+        """The input attention_mask, int64 [B, S] of 0 and 1, declared where it is first needed."""
+        if self._given is None:
+            self._given = self.graph.input("attention_mask", ("batch", "sequence"))
+        return self._given
+
+    def trigrams(self, words: str) -> str:
+        """[B, S, E] to [B, S, 3E]: the previous, this and the next token's, zeros for padding and beyond the ends."""
+        g = self.graph
+        wide = g.node("Unsqueeze", [self.given_mask(), self.const(2)], "words.mask")
+        kept = g.node("Cast", [wide], "words.mask.float", to=onnx.TensorProto.FLOAT)
+        kept = g.node("Mul", [words, kept], "words.kept")
+        padded = g.node("Pad", [kept, self.const(0, 1, 0, 0, 1, 0)], "words.padded")  # [B, S + 2, E]
+        ends = (("previous", 0, -2), ("next", 2, _TO_THE_END))
+        before, after = (
+            g.node("Slice", [padded, self.const(a), self.const(b), self.const(1)], f"words.{name}")
+            for name, a, b in ends
+        )
+        return g.node("Concat", [before, kept, after], "words.trigrams", axis=2)
+
     def mask(self) -> str:
         """attention_mask [B, S] of 0 and 1 to the additive [B, 1, 1, S]."""
         g = self.graph
-        given = g.input("attention_mask", ("batch", "sequence"))
+        given = self.given_mask()
         wide = g.node("Unsqueeze", [given, self.const(1, 2)], "mask.wide")
         kept = g.node("Cast", [wide], "mask.float", to=onnx.TensorProto.FLOAT)
         hidden = g.node("Sub", [kept, g.weight("one", np.ones(1, dtype=np.float32))], "mask.hidden")
@@ -184,10 +230,42 @@ class _Encoder:
         merged = self.merged(context, name, cut)
         return g.node("Add", [merged, g.weight(f"{name}.value.bias", _array(bv))], f"{name}.context.biased")
 
-    def feed_forward(self, x: str, name: str, w: CellWeights) -> str:
+    def cell(self, x: str, name: str, cell: Cell, w: CellWeights) -> str:
+        """What a feed-forward cell makes of x [B, S, N]; an expression that occurs twice is computed once."""
         g = self.graph
-        grown = g.node("Gelu", [self.linear(x, f"{name}.intermediate", *_turned(w.intermediate))], f"{name}.gelu")
-        x = g.node("Add", [x, self.linear(grown, f"{name}.output", *_turned(w.output))], f"{name}.output_sum")
+        done = {"x": x}
+        used: dict[str, int] = {}
+
+        def value(node: Node) -> str:
+            text = str(node)
+            if text not in done:
+                done[text] = written(node.op, [value(each) for each in node.inputs])
+            return done[text]
+
+        def written(op: str, inputs: list[str]) -> str:
+            if op in ("linear1", "linear2"):
+                ours, pair = ("intermediate", w.intermediate) if op == "linear1" else ("output", w.output)
+                return self.linear(inputs[0], f"{name}.{ours}", *_turned(pair))
+            used[op] = used.get(op, 0) + 1
+            made = f"{name}.{op}" + (str(used[op]) if used[op] > 1 else "")
+            if op == "cut":
+                return self.cut_to(inputs[0], made, len(w.intermediate[1]))
+            if op == "swish":
+                return g.node("Mul", [inputs[0], g.node("Sigmoid", inputs, f"{made}.sigmoid")], made)
+            return g.node(_CELL_OPS[op], inputs, made)
+
+        return value(cell.root)
+
+    def cut_to(self, x: str, name: str, size: int) -> str:
+        """The first dims of [B, S, N], or zeros behind them."""
+        if size == self.n:
+            return x
+        if size < self.n:
+            return self.graph.node("Slice", [x, self.const(0), self.const(size), self.const(2)], name)
+        return self.graph.node("Pad", [x, self.const(0, 0, 0, 0, 0, size - self.n)], name)
+
+    def feed_forward(self, x: str, name: str, cell: Cell, w: CellWeights) -> str:
+        x = self.graph.node("Add", [x, self.cell(x, name, cell, w)], f"{name}.output_sum")
         return self.norm(x, name, w.output_norm)
 
     def layer(self, x: str, mask: str, index: int, cut: LayerConfig, *, last: bool) -> str:
@@ -203,16 +281,20 @@ class _Encoder:
         x = g.node("Add", [x, back], f"{name}.attention_sum")
         x = self.norm(x, f"{name}.attention", w.attention_norm)
         for i, cell in enumerate(w.cells):
-            x = self.feed_forward(x, name if i == 0 else f"{name}.cell{i}", cell)
+            x = self.feed_forward(x, name if i == 0 else f"{name}.cell{i}", cut.cell, cell)
         return x
 
-    def head(self, first: str) -> None:
-        g, w = self.graph, self.model.head_weights(self.n)
-        token = g.node("Reshape", [first, self.const(0, self.n)], "first_token")
-        activation = _POOLER_OPS[self.model.facts.pooler_activation]
-        pooled = g.node(activation, [self.linear(token, "pooler", *_turned(w.pooler))], "pooled")
-        self.linear(pooled, "logits", *_turned(w.classifier))
-        g.output("logits", ("batch", self.model.facts.num_labels))
+    def head(self, x: str) -> None:
+        """Logits [B, labels] of the first token [B, 1, N], or [B, S, labels] of all of them."""
+        g, w, facts = self.graph, self.model.head_weights(self.n), self.model.facts
+        shape: tuple[int | str, ...] = ("batch", "sequence", facts.num_labels)
+        if w.pooler is not None:
+            token = g.node("Reshape", [x, self.const(0, self.n)], "first_token")
+            activation = _POOLER_OPS[facts.pooler_activation]
+            x = g.node(activation, [self.linear(token, "pooler", *_turned(w.pooler))], "pooled")
+            shape = ("batch", facts.num_labels)
+        self.linear(x, "logits", *_turned(w.classifier))
+        g.output("logits", shape)
 
 
 @torch.no_grad()
@@ -225,6 +307,7 @@ def graph_from_supernet(
 ) -> onnx.ModelProto:
     """The ONNX classifier of one subnet: int64 [batch, sequence] inputs, float32 `logits` [batch, labels].
 
+    A head that answers for tokens has `logits` [batch, sequence, labels]; `ExportError` for a masked language model.
     Without `subnet` it is the model's own largest shape, which is how a dense model is exported. With
     `token_types` the graph has the input `token_type_ids`, else all tokens are of the first segment.
     `builder` is made with the graph's name; every product with a matrix of `nn.Linear` goes through its `linear`.

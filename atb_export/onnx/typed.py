@@ -1,7 +1,8 @@
 """The lean graph in f16 or bf16, its precision written in the types, as TensorRT takes it (strongly typed networks).
 
 Every weight and every product is of the asked type. Softmax and LayerNorm are computed in float32 between casts: a
-LayerNorm's epsilon of 1e-12 is 0 in f16, and a sum of squares leaves its range. Inputs stay int64, logits float32.
+LayerNorm's epsilon of 1e-12 is 0 in f16, and a sum of squares leaves its range; so is ELU, which opset 20 does not have
+in bf16. Inputs stay int64, logits float32.
 
 On a CPU nobody computes such a graph as it is written: OpenVINO widens its weights, ONNX Runtime has no bf16 and drops
 the casts between its float32 kernels for f16, so that what overflows on a GPU does not there: see `onnx.as_written`.
@@ -69,10 +70,10 @@ class TypedBuilder(GraphBuilder):
         return super().weight(name, rounded)
 
     def node(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
-        """As `GraphBuilder.node`; casts to float32 become casts to the graph's type, softmax stays float32."""
+        """As `GraphBuilder.node`; casts to float32 become casts to the graph's type, softmax and ELU stay float32."""
         if op == "Cast" and attributes.get("to") == TensorProto.FLOAT:
             return super().node(op, inputs, name, to=self.tensor_type)
-        if op == "Softmax":
+        if op in ("Softmax", "Elu"):
             wide = self._widened(inputs[0])
             found = super().node(op, [wide, *inputs[1:]], f"{name}.in_float32", **attributes)
             return self._narrowed(found, name)

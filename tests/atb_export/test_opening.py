@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,6 +14,7 @@ from atb_export.opening import MOST_EARLIER, earlier_fronts, hand_made_cuts
 from search.candidate import Candidate, Timing
 from search.design import Design, DesignSpace
 from search.store import Store
+from supernet.cells import PLAIN, Cell
 from supernet.space import SearchSpace
 
 SPACE = SearchSpace.of_depths(
@@ -29,6 +31,12 @@ def test_a_cut_for_each_depth_spread_over_the_layers_and_whole_otherwise() -> No
         assert SPACE.contains(x)
         assert x.hidden_size == 64
         assert {layer.sizes for layer in x.layers} == {(4, 16, 128, 1)}
+
+
+def test_hand_made_cuts_compute_the_first_cell_of_the_space() -> None:
+    space = replace(SPACE, cells=(Cell("relu"), PLAIN))
+    assert all(space.contains(x) for x in hand_made_cuts(space))
+    assert {layer.cell for x in hand_made_cuts(space) for layer in x.layers} == {Cell("relu")}
 
 
 def test_where_only_the_first_layers_may_stay_the_cuts_keep_those() -> None:

@@ -36,6 +36,8 @@ from runtime.errors import AtbRuntimeError, BackendUnavailable, BundleError
 from runtime.manifest import EngineEntry, Manifest, ModelFacts, read_bundle, write_manifest
 from runtime.target import EngineTarget, Shape
 from supernet.batches import TokenizedTexts, tokenize
+from supernet.cells import Cell
+from supernet.model import Supernet
 from supernet.space import LayerConfig, SubnetConfig
 
 Dense = Callable[..., DenseModel]
@@ -120,6 +122,38 @@ def test_buckets_and_dynamic_engines_share_one_file(
     encoded = tokenize(model.tokenizer, [(x,) for x in texts], max_length=20)
     for logits in classified:  # a text longer than the longest engine is cut as the tokenizer cuts it
         assert np.abs(logits - reference_logits(model.net, encoded)).max() < 1e-4
+
+
+@torch.no_grad()
+def test_cells_and_trigrams_are_bundled_like_any_other(
+    make_dense: Dense, probes: TokenizedTexts, tmp_path: Path
+) -> None:
+    cells = map(Cell, ("max(linear2(elu(linear1(x))), x)", "linear2(relu(mul(cut(x), linear1(x))))"))
+    layers = tuple(replace(layer, ffn_stack=2, cell=cell) for layer, cell in zip(SHAPE.layers, cells, strict=True))
+    shape = replace(SHAPE, layers=layers)
+    plain = make_dense(SHAPE, seed=2)
+    net = Supernet(shape=shape, facts=replace(plain.net.facts, embedding="trigram", embedding_size=9))
+    for parameter in net.parameters():
+        parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    model = replace(plain, net=net.eval())
+    int8 = replace(CPU[1], precision="int8")
+    packed = pack(model, tmp_path / "bundle", [*CPU, int8], texts=probes, calibration=probes, origin=ORIGIN)
+    assert all(row.passed for row in packed.parity)
+    read = load_dense(packed.folder)
+    assert (read.net.shape, read.net.facts) == (shape, net.facts)
+    assert read_bundle(packed.folder).manifest.model.subnet == shape.to_json()
+    texts: list[str] = ["good", "the plot is dull", "warm"]
+    with Classifier.from_bundle(packed.folder) as classify:
+        found = classify.logits(texts)
+    wanted = reference_logits(net, tokenize(model.tokenizer, [(x,) for x in texts], max_length=16))
+    assert np.abs(found - wanted).max() < 1e-4
+
+
+def test_heads_of_tokens_are_not_served_yet(model: DenseModel, probes: TokenizedTexts, tmp_path: Path) -> None:
+    tokens = replace(model, net=model.net.with_head("token"))
+    with pytest.raises(ExportError, match="a head of kind 'token' is not served yet: bundles answer for whole texts"):
+        pack(tokens, tmp_path / "bundle", CPU, texts=probes, origin=ORIGIN)
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_rebuilding_adds_what_new_targets_need(packed: Packed, probes: TokenizedTexts, tmp_path: Path) -> None:

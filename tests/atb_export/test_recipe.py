@@ -78,7 +78,8 @@ def test_an_unknown_key_is_told_its_neighbours() -> None:
     (line,) = mistakes(changed("[constraint]", "dephts = [2]\n[constraint]"))
     assert line == (
         'space.dephts = [2]: unknown key; did you mean "depths"? '
-        "known: preset, depths, hidden_sizes, heads, head_sizes, ffn_sizes, ffn_stacks, first_layers, per_layer"
+        "known: preset, depths, hidden_sizes, heads, head_sizes, ffn_sizes, ffn_stacks, cells, slicing, first_layers, "
+        "per_layer"
     )
     assert mistakes(changed("name =", "zzz = 1\nname ="))[0].startswith("zzz = 1: unknown key; known: name, seed")
 
@@ -138,7 +139,8 @@ def test_all_mistakes_are_told_at_once() -> None:
         'teacher.modl = "x": unknown key; did you mean "model"? known: model, epochs',
         "teacher.epochs = -1: must be 0 or more",
         "teacher.learning_rate = nan: must be a finite number",
-        'task.kind = "clasification": must be one of "classification", "regression"; did you mean "classification"?',
+        'task.kind = "clasification": must be one of "classification", "regression", "glue", "squad"; '
+        'did you mean "classification"?',
         'task.path = "x.csv": give path with row counts or a file for each split, not both',
         "task.search_dev_rows: is missing (rows the search",
         "task.test_rows: is missing (rows every",
@@ -153,7 +155,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         "space.ffn_sizes: is missing (",
         "supernet.steps = 100000000: must be 10000000 or less",
         "supernet.loss: at least one of soft_label, hidden, attention, hard_label, attention_kl, relations, "
-        "embedding must be more than 0",
+        "embedding, mlm must be more than 0",
         "search.population = 1: must be 2 or more",
         "constraint: needs exactly one of max_ms (milliseconds) and of_teacher",
         'target[0].backend = "openvin": unknown backend; did you mean "openvino"? known: openvino',

@@ -8,6 +8,7 @@ import pytest
 
 from atb_export.recipe import RecipeError, parse_recipe
 from atb_export.recipe_space import PresetName, Space
+from supernet.cells import PLAIN
 from supernet.presets import PRESETS, preset
 from supernet.space import SearchSpace, SubnetConfig
 
@@ -218,3 +219,55 @@ def test_too_many_sets_of_layers() -> None:
 def test_a_preset_changes_the_fingerprint() -> None:
     recipes = [parse_recipe((REST + x).encode()) for x in (LISTS, LISTS + 'preset = "per-layer"\n')]
     assert len({x.fingerprint("space") for x in recipes}) == 2
+
+
+def test_cells_in_any_form_and_each_once() -> None:
+    space = parsed(LISTS + 'cells = ["gelu", "add(x, linear2(relu(linear1(x))))"]\n')
+    built = space.build(MINILM)
+    assert [str(cell) for cell in built.cells] == ["linear2(gelu(linear1(x)))", "add(linear2(relu(linear1(x))), x)"]
+    assert built.size() == 6 * 4 + 15 * 16
+    assert parsed(LISTS).build(MINILM).cells == (PLAIN,)
+    assert parsed('preset = "efficientbert"\ncells = ["relu", "gelu"]\n').space().size() == 32**6
+    (line,) = mistakes(LISTS + 'cells = ["gelu", "linear2(gelu( linear1(x) ))"]\n')
+    assert line.endswith("names ['linear2(gelu(linear1(x)))'] more than once")
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ('cells = ["os.system(x)"]', "space.cells[0] = \"os.system(x)\": 'os.system(x)' is no feed-forward cell"),
+        ('cells = ["relu", "linear2(x)"]', "it has linear1 0 times"),
+        ("cells = [3]", "a feed-forward cell is a text"),
+        ("cells = []", "space.cells"),
+        ('slicing = "rows"', "space.slicing"),
+    ],
+)
+def test_what_is_no_cell_and_no_slicing(written: str, told: str) -> None:
+    (line,) = mistakes(LISTS + written + "\n")
+    assert told in line
+
+
+def test_slicing_is_one_of_the_published_or_both() -> None:
+    assert parsed(LISTS).slicing == "both"
+    heads = LISTS.replace("head_sizes = [16]", "head_sizes = [32]") + 'slicing = "heads"\n'
+    assert parsed(heads).build(MINILM).head_sizes == (32,)
+    dims = LISTS.replace("heads = [2, 4]", "heads = [12]") + 'slicing = "dims"\n'
+    assert parsed(dims).build(MINILM).heads == (12,)
+    (line,) = refusals(parsed(LISTS + 'slicing = "heads"\n'), MINILM)
+    assert line == (
+        "space.slicing = \"heads\": slicing = 'heads' keeps first whole heads: head_sizes has one choice, "
+        "the supernet's [32], got (16,)"
+    )
+    (line,) = refusals(parsed('preset = "per-layer"\nslicing = "dims"\n'), MINILM)
+    assert "heads has one choice, the supernet's [12], got (1, 2, 3" in line
+    published = 'preset = "autotinybert-{}"\nslicing = "{}"\n'
+    assert parsed(published.format("mlm", "heads")).build(BERT).head_sizes == (64,)
+    assert parsed(published.format("kd", "dims")).build(BERT).heads == (12,)
+    refusals(parsed(published.format("kd", "heads")), BERT)
+
+
+def test_keys_that_came_later_leave_old_fingerprints_alone() -> None:
+    recipes = [LISTS, LISTS + 'slicing = "both"\n', LISTS + 'slicing = "dims"\n', LISTS + 'cells = ["relu"]\n']
+    prints = [parse_recipe((REST + x).encode()).fingerprint("space") for x in recipes]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3

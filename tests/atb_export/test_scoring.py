@@ -13,6 +13,7 @@ from atb_export.dense import DenseModel
 from atb_export.scoring import CHUNK_ROWS, Raced, Tuning, race, unpacked
 from atb_export.work import WorkInputs
 from supernet.distillation import Lessons
+from supernet.metrics import Metrics
 from supernet.objective import LossWeights
 from supernet.space import SubnetConfig
 
@@ -138,3 +139,23 @@ def test_tuning_trains_a_copy_and_the_same_one_each_time(
     a, b, plain = (x.state_dict() for x in (first, second, net.slice(subnet)))
     assert all(a[name].equal(b[name]) for name in a)
     assert any(not a[name].equal(plain[name]) for name in a)
+
+
+def test_what_is_no_share_of_rows_is_scored_whole() -> None:
+    """F1 and Matthews have no rows that are right: no rival ends their race."""
+    rng = np.random.default_rng(0)
+    rows = 3 * CHUNK_ROWS
+    labels = torch.from_numpy(rng.integers(0, 2, rows))
+    logits = torch.from_numpy(rng.normal(size=(rows, 2)))
+    asked = []
+
+    def answer(chosen: range) -> torch.Tensor:
+        asked.append(chosen)
+        return logits[chosen.start : chosen.stop]
+
+    metrics = Metrics(names=("f1", "accuracy"))
+    raced = race(answer, labels, rival=packed([True] * rows), metrics=metrics)
+    assert raced == Raced(accuracy=metrics.score(logits, labels), rows=rows, complete=True, correct=None)
+    assert asked == [range(rows)]
+    plain = race(answer, labels, rival=None, metrics=Metrics(names=("accuracy", "f1")))
+    assert plain == race(answer, labels, rival=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from search.latency_model import LEAST_ENGINES, LatencyModel, effects, terms, weights
 from search.statistics import spearman
+from supernet.cells import PLAIN, Cell
 from supernet.cost import flops
 from supernet.presets import preset
 from supernet.space import LayerConfig, SearchSpace, SubnetConfig
@@ -45,6 +47,25 @@ def noisy(subnets: list[SubnetConfig], noise: float, seed: int = 1) -> list[floa
 
 def mape(guess: Any, truth: Any) -> float:
     return float(np.abs(np.asarray(guess) / np.asarray(truth) - 1).mean())
+
+
+def test_cells_that_compute_more_take_longer() -> None:
+    """Where nothing but what cells compute tells engines apart."""
+    cells = (PLAIN, Cell("linear2(linear1(x))"), Cell("max(tanh(linear2(elu(gelu(linear1(sigmoid(x)))))), x)"))
+    space = replace(
+        KD, cells=cells, hidden_sizes=(128, 256, 384), heads=(12,), head_sizes=(16, 32), ffn_sizes=(256, 512)
+    )
+
+    def ms(subnet: SubnetConfig) -> float:
+        passes = [x.cell.passes for x in subnet.layers[:-1]]
+        beside = [a * subnet.hidden_size + b * x.ffn_size for (a, b), x in zip(passes, subnet.layers, strict=False)]
+        return machine_ms(subnet) + 1.5e-4 * sum(beside)
+
+    seen, new = drawn(space, 96), drawn(space, 100, seed=5)
+    model = LatencyModel(seen, [ms(x) for x in seen])
+    assert "what cells compute beside their products" in model.effects
+    assert mape(model(new)[0], [ms(x) for x in new]) < 0.04
+    assert effects(KD.largest())["what cells compute beside their products"] == 0
 
 
 # --- times made up ----------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from torch import nn
 from atb_export.onnx.builder import GraphBuilder
 from atb_export.onnx.graph import graph_from_supernet, graph_hash
 from supernet.cost import flops
-from supernet.facts import ModelFacts, PoolerActivation
+from supernet.facts import Embedding, Head, ModelFacts, PoolerActivation
 from supernet.model import Supernet
 from supernet.space import LayerConfig, SubnetConfig
 
@@ -238,6 +238,19 @@ def test_flops_are_those_of_the_graphs_matrix_products(seed: int) -> None:
     for batch, length in ((1, 9), (4, 24)):
         counted = counted_flops(graph_from_supernet(model, subnet), batch, length)
         assert flops(subnet, length=length, batch=batch, num_labels=3) == counted
+
+
+@pytest.mark.parametrize("head", ["sequence", "token", "span"])
+@pytest.mark.parametrize("embedding", ["table", "factorised", "trigram"])
+def test_flops_follow_embedding_and_head(embedding: Embedding, head: Head) -> None:
+    facts = dataclasses.replace(
+        FACTS, head=head, num_labels=2, embedding=embedding, embedding_size=None if embedding == "table" else 10
+    )
+    for seed in range(3):
+        subnet = draw_subnet(seed, depth=1 + seed)
+        for batch, length in ((1, 9), (4, 24)):
+            counted = counted_flops(graph_from_supernet(make_supernet(facts=facts), subnet), batch, length)
+            assert flops(subnet, length=length, batch=batch, facts=facts) == counted
 
 
 @pytest.mark.parametrize(

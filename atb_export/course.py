@@ -1,0 +1,292 @@
+"""What every way of teaching shares: the recipe's rows, its teachers, and what students learn from.
+
+Dims of all teachers are in one order, that of importance to the task, so that a cut keeps what matters and a student
+that is cut from one can learn from another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from atb_export.dense import DenseModel
+from atb_export.recipe import BaseRecipe, Recipe
+from atb_export.recipe_training import Supernet as SupernetPart
+from atb_export.task import TaskData, augment_task, label_tensor, lessons, load_task, other_task, token_ids
+from atb_export.ui import Ui
+from atb_export.workspace import Stage as Done
+from atb_export.workspace import Workspace
+from supernet.augmentation import AugmentPlan
+from supernet.batches import BatchOrder, TokenizedTexts
+from supernet.checkpoint import load_supernet, save_supernet
+from supernet.data.rows import Row
+from supernet.distillation import Lessons
+from supernet.engine import Engine
+from supernet.errors import TeacherError
+from supernet.importance import Importance, measure_importance, reorder
+from supernet.masking import Masking
+from supernet.model import Supernet
+from supernet.multitask import TaskRows, fine_tune_many
+from supernet.space import SearchSpace
+from supernet.stage import Stage, TeacherKind
+from supernet.teacher import Teacher, fine_tune, load_teacher, save_teacher, supernet_from_bert
+from supernet.training import TrainPlan, Watching
+from supernet.watch import Watch, three_of
+
+_WATCHED = 256  # rows: enough to see a training go wrong
+
+
+@dataclass(eq=False)
+class Course:
+    """One recipe in one workspace. Stages are made on first use and read back when they are done."""
+
+    recipe: BaseRecipe
+    workspace: Workspace
+    ui: Ui
+    skip: frozenset[str] = field(default=frozenset(), kw_only=True)
+
+    # --- rows ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def data(self) -> TaskData:
+        """Rows and transfer sentences."""
+        data = load_task(self.recipe)
+        counts = ", ".join(f"{count:,} {name}" for name, count in data.counts().items())
+        self.ui.say(f"data: {counts}, {len(data.transfer):,} transfer sentences; labels {', '.join(data.labels)}")
+        return data
+
+    @cached_property
+    def length(self) -> int:
+        """Tokens a text is cut to: what both the teacher and the measured engine take."""
+        longest = self.recipe.teacher.max_length
+        return min(longest, self.recipe.targets[0].length) if isinstance(self.recipe, Recipe) else longest
+
+    def texts(self, split: str) -> TokenizedTexts:
+        """The token ids of a split."""
+        return self.texts_of(getattr(self.data.splits, split))
+
+    def labels(self, split: str) -> Tensor:
+        """The label tensor of a split."""
+        return self.labels_of(getattr(self.data.splits, split))
+
+    def texts_of(self, rows: Sequence[Row]) -> TokenizedTexts:
+        """The token ids of any rows."""
+        return token_ids(self.teacher, rows, max_length=self.length)
+
+    def labels_of(self, rows: Sequence[Row]) -> Tensor:
+        """The label tensor of any rows: int64 classes or float32 targets."""
+        return label_tensor(rows, self.teacher.labels)
+
+    @cached_property
+    def lessons(self) -> Lessons:
+        """What every student learns from, unless its stage says otherwise."""
+        return lessons(self.teacher, self.data, max_length=self.length)
+
+    def lessons_of(self, stage: Stage) -> Lessons:
+        """What a stage learns from: its data, of the length it asks for, with the means to hide words where it must."""
+        length = min(stage.length or self.length, self.ordered.facts.max_position_embeddings)
+        found = lessons(
+            self.teacher,
+            self.data,
+            max_length=length,
+            kind=stage.data,
+            folder=self.workspace.folder / "texts",
+            augmented=self._augmented(length) if stage.data == "augmented" else None,
+        )
+        return replace(found, masking=self._masking) if stage.losses.mlm else found
+
+    def lesson_inputs(self, stage: Stage) -> list[object]:
+        """What decides the lessons and the teacher of a stage beside the stage itself, as plain data."""
+        text = ["transfer"] if stage.data in ("transfer", "all") else []
+        text += ["augmentation"] if stage.data == "augmented" else []
+        found: list[object] = [self.ordered_stage.fingerprint, self.length, self.recipe.fingerprint("task", *text)]
+        precision = self.recipe.engine.mixed_precision
+        return found if precision == "auto" else [*found, precision]
+
+    def _augmented(self, length: int) -> TokenizedTexts:
+        part = self.recipe.augmentation
+        assert part is not None  # the recipe's own check
+        return augment_task(
+            self.teacher,
+            self.data,
+            AugmentPlan(**part.model_dump(), seed=self.recipe.seed),
+            checkpoint=self.recipe.teacher.model,
+            max_length=length,
+            folder=self.workspace.folder / "texts",
+        )
+
+    @cached_property
+    def _masking(self) -> Masking:
+        tokenizer, facts = self.teacher.tokenizer, self.ordered.facts
+        if tokenizer.mask_token_id is None:
+            raise TeacherError("a masked language model needs a mask token, and the teacher's tokenizer has none")
+        return Masking(
+            mask_token_id=tokenizer.mask_token_id,
+            special_token_ids=tuple(tokenizer.all_special_ids),
+            vocab_size=facts.vocab_size,
+        )
+
+    def watch(self, net: Supernet, stage: Stage, folder: Path, space: SearchSpace | None) -> Watching | None:
+        """Looks at the smallest, a middle and the largest subnet while they are taught, or at the dense network; at
+        none where the stage is not about the task's answers."""
+        if stage.losses.is_latent or stage.losses.mlm:
+            return None
+        rows = range(min(_WATCHED, len(self.data.splits.search_dev)))
+        watch = Watch(
+            subnets={"search-dev": None} if space is None else three_of(space),
+            texts=self.texts("search_dev").take(rows),
+            labels=self.labels("search_dev")[: len(rows)],
+            log=folder / "curve.jsonl",
+        )
+        return watch.on(net, self.engine, name=stage.name)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """How training runs."""
+        return self.recipe.engine.build(self.workspace.folder / "logs")
+
+    # --- teachers ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def teacher_stage(self) -> Done:
+        """The teacher, fine-tuned on the task."""
+        inputs = self.recipe.fingerprint("teacher", "task")
+        return self.workspace.stage("teacher", inputs, lambda folder: self._make_teacher(folder, inputs))
+
+    def _make_teacher(self, folder: Path, inputs: str) -> dict[str, Any]:
+        part, data = self.recipe.teacher, self.data
+        teacher = load_teacher(part.model, labels=data.labels, seed=self.recipe.seed)
+        texts = token_ids(teacher, data.splits.train, max_length=part.max_length)
+        labels = label_tensor(data.splits.train, teacher.labels)
+        if part.epochs:
+            plan = TrainPlan(
+                steps=part.epochs * BatchOrder(texts.lengths, batch_size=part.batch_size, seed=0).per_epoch,
+                learning_rate=part.learning_rate,
+                fingerprint=inputs,
+            )
+            with self.ui.progress("teacher") as progress:
+                fine_tune(
+                    teacher,
+                    texts,
+                    labels,
+                    plan,
+                    batch_size=part.batch_size,
+                    seed=self.recipe.seed,
+                    checkpoint=folder / "training.safetensors",
+                    progress=progress,
+                )
+        save_teacher(teacher, folder / "model")
+        return {"labels": list(teacher.labels)}
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The fine-tuned teacher, read back."""
+        stage = self.teacher_stage
+        return load_teacher(str(stage.folder / "model"), labels=stage.result["labels"], seed=self.recipe.seed)
+
+    @cached_property
+    def multitask_stage(self) -> Done:
+        """The teacher, fine-tuned on the task and on others at once."""
+        inputs = [self.recipe.fingerprint("teacher", "task"), "multitask"]
+        return self.workspace.stage("teacher-multitask", inputs, lambda folder: self._make_multitask(folder, inputs))
+
+    def _make_multitask(self, folder: Path, inputs: list[str]) -> dict[str, Any]:
+        part, seed = self.recipe.teacher, self.recipe.seed
+        tasks = [self._task_rows("this task", self.data.splits.train, self.data.labels)]
+        for i, other in enumerate(part.tasks):
+            rows, labels = other_task(other, held_out=self.data.held_out)
+            tasks.append(self._task_rows(f"{i + 1}: {other.name or other.path}", rows, labels))
+        per_epoch = sum(-(-len(x.texts) // part.batch_size) for x in tasks)
+        plan = TrainPlan(
+            steps=max(1, part.epochs) * per_epoch, learning_rate=part.learning_rate, fingerprint=" ".join(inputs)
+        )
+        with self.ui.progress(f"teacher of {len(tasks)} tasks") as progress:
+            fine_tune_many(
+                tasks,
+                plan,
+                batch_size=part.batch_size,
+                seed=seed,
+                checkpoint=folder / "training.safetensors",
+                progress=progress,
+            )
+        save_teacher(tasks[0].teacher, folder / "model")
+        return {"labels": list(tasks[0].teacher.labels), "tasks": [x.name for x in tasks]}
+
+    def _task_rows(self, name: str, rows: Sequence[Row], labels: Sequence[str]) -> TaskRows:
+        part = self.recipe.teacher
+        teacher = load_teacher(part.model, labels=labels, seed=self.recipe.seed)
+        texts = token_ids(teacher, rows, max_length=part.max_length)
+        return TaskRows(name=name, teacher=teacher, texts=texts, labels=label_tensor(rows, teacher.labels))
+
+    # --- the same as networks with their dims in order -----------------------------------------------------------
+
+    @property
+    def _ordering(self) -> SupernetPart:
+        """How dims are ordered."""
+        return self.recipe.supernet if isinstance(self.recipe, Recipe) else SupernetPart()
+
+    def importance(self, net: Supernet) -> Importance | None:
+        """How much each dim of the fine-tuned teacher matters; None where it is not asked for."""
+        part = self._ordering
+        if part.importance == "none":
+            return None
+        texts, labels = self.texts("train"), self.labels("train")
+        order = BatchOrder(texts.lengths, batch_size=part.batch_size, seed=self.recipe.seed)
+        batches = ((texts.batch(order[i]), labels[order[i]]) for i in range(part.importance_batches))
+        return measure_importance(net, batches)
+
+    def kinds(self) -> set[TeacherKind]:
+        """The teachers that stages ask for, beside the fine-tuned one."""
+        stages = list(self.recipe.distill.stages(self.skip))
+        if isinstance(self.recipe, Recipe):
+            stages += self.recipe.supernet.stages(self.skip)
+        return {x.teacher for x in stages} - {"task", "none"}
+
+    @cached_property
+    def ordered_stage(self) -> Done:
+        """Every teacher as a network with its dims in order of importance to the task."""
+        part, others = self._ordering, sorted(self.kinds())
+        inputs: list[Any] = [self.teacher_stage.fingerprint, self.length, others]
+        inputs += [part.importance, part.importance_batches, part.batch_size]
+        if "multitask" in others:
+            inputs.append(self.multitask_stage.fingerprint)
+        return self.workspace.stage("ordered", inputs, lambda folder: self._make_ordered(folder, others))
+
+    def _make_ordered(self, folder: Path, others: list[TeacherKind]) -> dict[str, Any]:
+        net = supernet_from_bert(self.teacher.model)
+        scores = self.importance(net)
+        for kind in ("task", *others):
+            each = net if kind == "task" else supernet_from_bert(self._other_teacher(kind).model)
+            if scores is not None:
+                reorder(each, scores)
+            save_supernet(folder / f"{kind}.safetensors", each)
+        return {}
+
+    def _other_teacher(self, kind: TeacherKind) -> Teacher:
+        if kind == "pretrained":
+            return load_teacher(self.recipe.teacher.model, labels=self.data.labels, seed=self.recipe.seed)
+        stage = self.multitask_stage
+        return load_teacher(str(stage.folder / "model"), labels=stage.result["labels"], seed=self.recipe.seed)
+
+    @cached_property
+    def ordered(self) -> Supernet:
+        """The fine-tuned teacher with its dims in order of importance: what students are cut from."""
+        return load_supernet(self.ordered_stage.folder / "task.safetensors")
+
+    def teacher_of(self, stage: Stage) -> Supernet | None:
+        """Whom a stage learns from."""
+        if stage.teacher == "none":
+            return None
+        if stage.teacher == "task":
+            return self.ordered
+        return load_supernet(self.ordered_stage.folder / f"{stage.teacher}.safetensors")
+
+    def dense_of(self, net: Supernet) -> DenseModel:
+        """A network with the teacher's tokenizer and labels, ready to export."""
+        teacher = self.teacher
+        return DenseModel(net=net, tokenizer=teacher.tokenizer, labels=teacher.labels, family=teacher.family)
