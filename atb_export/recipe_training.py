@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
 from atb_export.recipe_errors import Section, broken_rule, did_you_mean
 from atb_export.recipe_values import BatchSize, Count, LearningRate, Length, Text, Weight
-from supernet.engine import Engine as TrainingEngine
 from supernet.layer_map import MAP_NAMES, LayerMap
 from supernet.stage import LossWeights, Sampler, Stage
+
+if TYPE_CHECKING:
+    from supernet.engine import Engine as TrainingEngine  # torch: a recipe is read without it
 
 StageName = Annotated[
     str,
@@ -249,6 +251,8 @@ class Engine(Section):
 
     def build(self, log_folder: Path) -> TrainingEngine:
         """The same as the training has it."""
+        from supernet.engine import Engine as TrainingEngine
+
         return TrainingEngine(
             mixed_precision=self.mixed_precision,
             compile=self.compile,

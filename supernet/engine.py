@@ -12,6 +12,7 @@ with n times the batch, but for rounding.
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -30,6 +31,12 @@ Item = TypeVar("Item")
 _TYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Gradients are summed over processes in pieces of so many numbers: few messages, little memory beside them.
 _PIECE = 8 * 2**20
+
+
+def _leave() -> None:
+    """A process that ends in a group of them leaves it first: its threads would end the process otherwise."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def autocast_type() -> torch.dtype | None:
@@ -113,6 +120,8 @@ class Engine:
         )
         if self.trackers:
             found.init_trackers("atb")
+        if found.num_processes > 1:
+            atexit.register(_leave)
         return found
 
     def _check_trackers(self) -> None:
@@ -250,6 +259,6 @@ class Engine:
             self.accelerator.log(dict(values), step=step)
 
     def close(self) -> None:
-        """Ends the trackers' runs."""
-        if self.trackers:
+        """Ends the trackers' runs; with several processes, once all are here, their group too."""
+        if self.trackers or self.processes > 1:
             self.accelerator.end_training()

@@ -1,7 +1,7 @@
 """What each part of the default recipe is worth: every one removed in turn, on the quick start's data.
 
     .venv/bin/python benchmarks/training/ablation.py            3 seeds, some hours on 2 cores, resumable
-    .venv/bin/python benchmarks/training/ablation.py --quick    one seed, a twentieth of the steps
+    .venv/bin/python benchmarks/training/ablation.py --quick    one seed, a few percent of the steps
 
 There is no search: two subnets of the space of recipes/default.toml, a small and a middle one, are asked in every
 variant, sliced from the supernet and after their further distillation. Removed are the order of importance, the
@@ -129,13 +129,13 @@ def cell(name: str, seed: int, work: Path, *, part: float) -> dict[str, Any]:
 def main() -> int:
     """Exit code 0 where all targets are met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one seed, a twentieth of the steps")
+    parser.add_argument("--quick", action="store_true", help="one seed, a few percent of the steps")
     parser.add_argument("--variant", action="append", help="only these, beside the whole recipe")
     parser.add_argument("--seeds", type=int, help="how many seeds")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks/ablation"))
     options = parser.parse_args()
     begun = time.monotonic()
-    part = 0.05 if options.quick else 1.0
+    part = 0.03 if options.quick else 1.0
     seeds = range(1, 1 + (options.seeds or (1 if options.quick else 3)))
     work = options.work / ("quick" if options.quick else "full")
     names = list(variants(tomllib.loads(RECIPE.read_text())))

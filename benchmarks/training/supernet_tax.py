@@ -1,7 +1,7 @@
 """What it costs to be one of many: one supernet against separately distilled models, at four sizes.
 
     .venv/bin/python benchmarks/training/supernet_tax.py            2 seeds, about an hour on 2 quiet cores, resumable
-    .venv/bin/python benchmarks/training/supernet_tax.py --quick    one seed, a twentieth of the steps
+    .venv/bin/python benchmarks/training/supernet_tax.py --quick    one seed, a few percent of the steps
 
 The separate models start as cuts of the teacher and are distilled for as long as they gain by it (LONG steps);
 those of the supernet inherit from it and are distilled further for SHORT steps. `separate, short` shows what the
@@ -106,12 +106,12 @@ def cell(kind: str, seed: int, work: Path, *, part: float) -> dict[str, Any]:
 def main() -> int:
     """Exit code 0 where all targets are met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one seed, a twentieth of the steps")
+    parser.add_argument("--quick", action="store_true", help="one seed, a few percent of the steps")
     parser.add_argument("--seeds", type=int, help="how many seeds")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks/supernet_tax"))
     options = parser.parse_args()
     begun = time.monotonic()
-    part = 0.05 if options.quick else 1.0
+    part = 0.03 if options.quick else 1.0
     seeds = range(1, 1 + (options.seeds or (1 if options.quick else 2)))
     work = options.work / ("quick" if options.quick else "full")
     cells = Cells(work / "cells.jsonl")

@@ -263,7 +263,7 @@ def test_trackers_that_cannot_be_had_are_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
     with pytest.raises(TrainingError, match=r"tensorboard is not installed.*pip install 'atb-export\[tensorboard\]'"):
         _ = Engine(trackers=("tensorboard",), log_folder=tmp_path).accelerator
-    monkeypatch.undo()
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: ["tensorboard"])
     with pytest.raises(TrainingError, match="give the engine a log_folder"):
         _ = Engine(trackers=("tensorboard",)).accelerator
     with pytest.raises(ValueError, match="no trackers"):
