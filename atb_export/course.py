@@ -7,17 +7,27 @@ that is cut from one can learn from another.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from atb_export.dense import DenseModel
 from atb_export.recipe import BaseRecipe, Recipe
 from atb_export.recipe_training import Supernet as SupernetPart
-from atb_export.task import TaskData, augment_task, label_tensor, lessons, load_task, other_task, token_ids
+from atb_export.task import (
+    TaskData,
+    augment_task,
+    label_tensor,
+    lessons,
+    load_task,
+    other_task,
+    token_ids,
+    transfer_count,
+)
 from atb_export.ui import Ui
 from atb_export.workspace import Stage as Done
 from atb_export.workspace import Workspace
@@ -27,9 +37,8 @@ from supernet.checkpoint import load_supernet, save_supernet
 from supernet.data.rows import Row
 from supernet.distillation import Lessons
 from supernet.engine import Engine
-from supernet.errors import TeacherError
-from supernet.importance import Importance, measure_importance, reorder
-from supernet.masking import Masking
+from supernet.errors import StageError, TeacherError
+from supernet.importance import Importance, kept_layers, measure_importance, reorder
 from supernet.model import Supernet
 from supernet.multitask import TaskRows, fine_tune_many
 from supernet.space import SearchSpace
@@ -57,7 +66,8 @@ class Course:
         """Rows and transfer sentences."""
         data = load_task(self.recipe)
         counts = ", ".join(f"{count:,} {name}" for name, count in data.counts().items())
-        self.ui.say(f"data: {counts}, {len(data.transfer):,} transfer sentences; labels {', '.join(data.labels)}")
+        text = "" if data.text is None else f", transfer text of {data.text.source.path}"
+        self.ui.say(f"data: {counts}{text}; labels {', '.join(data.labels)}")
         return data
 
     @cached_property
@@ -85,7 +95,17 @@ class Course:
     @cached_property
     def lessons(self) -> Lessons:
         """What every student learns from, unless its stage says otherwise."""
-        return lessons(self.teacher, self.data, max_length=self.length)
+        return lessons(self.teacher, self.data, max_length=self.length, folder=self._texts_folder)
+
+    @property
+    def _texts_folder(self) -> Path:
+        """Where the tokens of transfer text and of augmented rows are kept."""
+        return self.workspace.folder / "texts"
+
+    @cached_property
+    def transfer_texts(self) -> int:
+        """Sentences of transfer text, from the file of their tokens."""
+        return transfer_count(self.teacher, self.data, max_length=self.length, folder=self._texts_folder)
 
     def lessons_of(self, stage: Stage) -> Lessons:
         """What a stage learns from: its data, of the length it asks for, with the means to hide words where it must."""
@@ -95,18 +115,24 @@ class Course:
             self.data,
             max_length=length,
             kind=stage.data,
-            folder=self.workspace.folder / "texts",
+            folder=self._texts_folder,
             augmented=self._augmented(length) if stage.data == "augmented" else None,
         )
-        return replace(found, masking=self._masking) if stage.losses.mlm else found
+        if stage.losses.mlm and found.masking is None:
+            raise TeacherError("a masked language model needs a mask token, and the teacher's tokenizer has none")
+        return found
 
     def lesson_inputs(self, stage: Stage) -> list[object]:
         """What decides the lessons and the teacher of a stage beside the stage itself, as plain data."""
         text = ["transfer"] if stage.data in ("transfer", "all") else []
         text += ["augmentation"] if stage.data == "augmented" else []
-        found: list[object] = [self.ordered_stage.fingerprint, self.length, self.recipe.fingerprint("task", *text)]
+        return [self.ordered_stage.fingerprint, self.length, self.recipe.fingerprint("task", *text), *self._precision]
+
+    @property
+    def _precision(self) -> list[str]:
+        """What of the engine decides weights, where it is not its default: fingerprints of before stay."""
         precision = self.recipe.engine.mixed_precision
-        return found if precision == "auto" else [*found, precision]
+        return [] if precision == "auto" else [precision]
 
     def _augmented(self, length: int) -> TokenizedTexts:
         part = self.recipe.augmentation
@@ -117,18 +143,7 @@ class Course:
             AugmentPlan(**part.model_dump(), seed=self.recipe.seed),
             checkpoint=self.recipe.teacher.model,
             max_length=length,
-            folder=self.workspace.folder / "texts",
-        )
-
-    @cached_property
-    def _masking(self) -> Masking:
-        tokenizer, facts = self.teacher.tokenizer, self.ordered.facts
-        if tokenizer.mask_token_id is None:
-            raise TeacherError("a masked language model needs a mask token, and the teacher's tokenizer has none")
-        return Masking(
-            mask_token_id=tokenizer.mask_token_id,
-            special_token_ids=tuple(tokenizer.all_special_ids),
-            vocab_size=facts.vocab_size,
+            folder=self._texts_folder,
         )
 
     def watch(self, net: Supernet, stage: Stage, folder: Path, space: SearchSpace | None) -> Watching | None:
@@ -150,12 +165,17 @@ class Course:
         """How training runs."""
         return self.recipe.engine.build(self.workspace.folder / "logs")
 
+    def close(self) -> None:
+        """Ends what training has open: trackers, a group of processes."""
+        if "engine" in self.__dict__:
+            self.engine.close()
+
     # --- teachers ------------------------------------------------------------------------------------------------
 
     @cached_property
     def teacher_stage(self) -> Done:
         """The teacher, fine-tuned on the task."""
-        inputs = self.recipe.fingerprint("teacher", "task")
+        inputs = " ".join([self.recipe.fingerprint("teacher", "task"), *self._precision])
         return self.workspace.stage("teacher", inputs, lambda folder: self._make_teacher(folder, inputs))
 
     def _make_teacher(self, folder: Path, inputs: str) -> dict[str, Any]:
@@ -179,6 +199,7 @@ class Course:
                     seed=self.recipe.seed,
                     checkpoint=folder / "training.safetensors",
                     progress=progress,
+                    engine=self.engine,
                 )
         save_teacher(teacher, folder / "model")
         return {"labels": list(teacher.labels)}
@@ -192,7 +213,7 @@ class Course:
     @cached_property
     def multitask_stage(self) -> Done:
         """The teacher, fine-tuned on the task and on others at once."""
-        inputs = [self.recipe.fingerprint("teacher", "task"), "multitask"]
+        inputs = [self.recipe.fingerprint("teacher", "task"), "multitask", *self._precision]
         return self.workspace.stage("teacher-multitask", inputs, lambda folder: self._make_multitask(folder, inputs))
 
     def _make_multitask(self, folder: Path, inputs: list[str]) -> dict[str, Any]:
@@ -213,6 +234,7 @@ class Course:
                 seed=seed,
                 checkpoint=folder / "training.safetensors",
                 progress=progress,
+                engine=self.engine,
             )
         save_teacher(tasks[0].teacher, folder / "model")
         return {"labels": list(tasks[0].teacher.labels), "tasks": [x.name for x in tasks]}
@@ -238,7 +260,7 @@ class Course:
         texts, labels = self.texts("train"), self.labels("train")
         order = BatchOrder(texts.lengths, batch_size=part.batch_size, seed=self.recipe.seed)
         batches = ((texts.batch(order[i]), labels[order[i]]) for i in range(part.importance_batches))
-        return measure_importance(net, batches)
+        return measure_importance(net, batches, by=part.importance)
 
     def kinds(self) -> set[TeacherKind]:
         """The teachers that stages ask for, beside the fine-tuned one."""
@@ -252,7 +274,7 @@ class Course:
         """Every teacher as a network with its dims in order of importance to the task."""
         part, others = self._ordering, sorted(self.kinds())
         inputs: list[Any] = [self.teacher_stage.fingerprint, self.length, others]
-        inputs += [part.importance, part.importance_batches, part.batch_size]
+        inputs += [part.importance, part.importance_batches, part.batch_size, "layers"]
         if "multitask" in others:
             inputs.append(self.multitask_stage.fingerprint)
         return self.workspace.stage("ordered", inputs, lambda folder: self._make_ordered(folder, others))
@@ -265,7 +287,21 @@ class Course:
             if scores is not None:
                 reorder(each, scores)
             save_supernet(folder / f"{kind}.safetensors", each)
-        return {}
+        return {} if scores is None else {"layers": scores.layers.tolist()}
+
+    def important_layers(self, depth: int) -> tuple[int, ...]:
+        """The layers of the teacher that matter most to the task, from 1, ascending.
+
+        Raises `StageError` where their importance is not measured, or the teacher has fewer.
+        """
+        scores = self.ordered_stage.result.get("layers")
+        if scores is None:
+            raise StageError('the importance of layers is not measured: drop importance = "none", or name the layers')
+        if depth > len(scores):
+            raise StageError(
+                f"the student has {depth} layers and its teacher {len(scores)}: keep fewer, or start random"
+            )
+        return tuple(i + 1 for i in kept_layers(torch.tensor(scores), depth))
 
     def _other_teacher(self, kind: TeacherKind) -> Teacher:
         if kind == "pretrained":

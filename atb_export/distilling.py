@@ -32,12 +32,16 @@ _PROBES = 16
 _ANY = ModelFacts(vocab_size=1, max_position_embeddings=1)  # stands for a teacher where only the embedding is asked
 
 
-def evenly_cut(shape: SubnetConfig, layers: tuple[int, ...], teacher_depth: int) -> SubnetConfig:
-    """A student's shape as a cut of its teacher: it keeps the named layers (from 1), or every T/S-th of them."""
-    depth = shape.depth
-    if not layers:
-        layers = tuple((i + 1) * teacher_depth // depth for i in range(depth)) if depth <= teacher_depth else ()
-    sources = [i - 1 for i in layers] or list(range(depth))
+def even_layers(depth: int, teacher_depth: int) -> tuple[int, ...]:
+    """Every T/S-th layer of T, from 1; of a student deeper than its teacher all, to be refused by who cuts."""
+    if depth > teacher_depth:
+        return tuple(range(1, depth + 1))
+    return tuple((i + 1) * teacher_depth // depth for i in range(depth))
+
+
+def cut_of(shape: SubnetConfig, layers: tuple[int, ...]) -> SubnetConfig:
+    """A student's shape as a cut of its teacher that keeps these layers of it, from 1."""
+    sources = [i - 1 for i in layers]
     return SubnetConfig(
         hidden_size=shape.hidden_size,
         layers=tuple(replace(layer, source=source) for layer, source in zip(shape.layers, sources, strict=True)),
@@ -64,10 +68,12 @@ class Distillation(Course):
     @cached_property
     def cut(self) -> SubnetConfig:
         """The student as what it is cut from its teacher as; of other students the shape alone."""
-        part = self.part
-        if part.initial == "random" or (part.initial != "teacher" and not part.layers):
-            return part.shape
-        return evenly_cut(part.shape, part.layers, self.ordered.shape.depth)
+        part, shape = self.part, self.part.shape
+        if part.initial == "random" or (part.initial != "teacher" and part.layers == "even"):
+            return shape
+        if part.layers == "even":
+            return cut_of(shape, even_layers(shape.depth, self.ordered.shape.depth))
+        return cut_of(shape, self.important_layers(shape.depth) if part.layers == "important" else part.layers)
 
     def start(self, seed: int) -> Supernet:
         """The student before its first stage."""
@@ -149,13 +155,13 @@ class Distillation(Course):
             "teacher": {
                 "model": self.recipe.teacher.model,
                 "params": parameters(self.ordered.shape, self.ordered.facts),
-                "flops": self._flops(self.ordered.shape),
+                "flops": self._flops(self.ordered),
                 "test": teacher.result["test"],
             },
             "student": {
                 "shape": self.cut.to_json(),
                 "params": parameters(net.shape, net.facts),
-                "flops": self._flops(net.shape),
+                "flops": self._flops(net),
                 "test": {name: {"mean": x.mean, "deviation": x.deviation} for name, x in runs.items()},
                 "of_teacher": runs[primary].mean / teacher.result["test"][primary],
                 "runs": [{"seed": seed, **x.result} for seed, x in students.items()],
@@ -168,8 +174,8 @@ class Distillation(Course):
         self._publish(model, result)
         return result
 
-    def _flops(self, shape: SubnetConfig) -> int:
-        return flops(shape, length=self.length, num_labels=len(self.teacher.labels))
+    def _flops(self, net: Supernet) -> int:
+        return flops(net.shape, length=self.length, facts=net.facts)
 
     def _publish(self, model: Stage, result: dict[str, Any]) -> None:
         """Each whole or not at all."""

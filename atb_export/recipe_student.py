@@ -15,6 +15,7 @@ from supernet.published import PUBLISHED, Published
 from supernet.subnet import MAX_FFN_STACK, SubnetConfig
 
 Size = Annotated[int, Field(ge=1, le=65_536)]
+Layers = Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(strict=False, min_length=1, max_length=256)]
 _NEEDED = ("depth", "hidden_size", "heads", "ffn_size")
 
 
@@ -47,8 +48,8 @@ class Student(Section):
     cell: Annotated[str, BeforeValidator(_cell)] = Field(default=PLAIN.text, description="what a cell computes")
     embedding: Embedding = Field(default="table", description="how words become vectors; others than table are learnt")
     embedding_size: Size | None = Field(default=None, description="width of a word table that is projected")
-    layers: Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(strict=False, max_length=256)] = Field(
-        default=(), description="the teacher's layers it starts from, from 1; evenly spread ones if not named"
+    layers: Literal["even", "important"] | Layers = Field(
+        default="even", description='the teacher\'s layers it starts from: "even", "important" or numbers from 1'
     )
     initial: Text = Field(default="teacher", description='"teacher" (a cut of it), "random", or a file of a supernet')
 
@@ -71,10 +72,13 @@ class Student(Section):
             yield "embedding_size", 'is the width of a table that is projected: it goes with "factorised" and "trigram"'
         if self.head_size is None and self.hidden_size and self.heads and self.hidden_size % self.heads:
             yield "heads", f"do not divide the hidden size {self.hidden_size}; name a head_size"
-        ascending = list(self.layers) == sorted(set(self.layers))
         depth = PUBLISHED[self.preset].shape.depth if self.preset is not None else self.depth
-        if self.layers and (len(self.layers) != depth or not ascending):
-            yield "layers", f"names the {depth} layers of the teacher to start from, ascending"
+        if not isinstance(self.layers, str):
+            ascending = list(self.layers) == sorted(set(self.layers))
+            if len(self.layers) != depth or not ascending:
+                yield "layers", f"names the {depth} layers of the teacher to start from, ascending"
+        elif self.layers == "important" and self.initial != "teacher":
+            yield "layers", 'are important to the teacher\'s task: "important" goes with initial = "teacher"'
 
     @property
     def published(self) -> Published:

@@ -183,7 +183,7 @@ def finish(run: Run, *, compare: bool) -> dict[str, Any]:
             "metric": run.data.metrics(run.teacher.labels).primary,
             "labels": list(run.teacher.labels),
             "rows": run.data.counts(),
-            "transfer_texts": len(run.data.transfer),
+            "transfer_texts": run.transfer_texts,
         },
         "teacher": model(found[0]),
         "winner": model(found[1]),

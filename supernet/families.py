@@ -170,26 +170,7 @@ def supernet_of(config: Any, weights: Mapping[str, Tensor], *, where: str, head:
         raise TeacherError(
             f"the model at {where!r} has no head of a masked language model that is known ({family.name})"
         )
-    return _read(config, weights, where=where, facts=_under(head, facts_of(config)), fresh=False)
-
-
-def encoder_of(
-    config: Any,
-    weights: Mapping[str, Tensor],
-    *,
-    where: str,
-    head: Head = "sequence",
-    num_labels: int = 2,
-    seed: int = 0,
-) -> Supernet:
-    """The checkpoint's encoder under a new head, drawn by `seed`: a pre-trained model as it came, before any task.
-
-    Raises `TeacherError` as `supernet_of` does.
-    """
-    facts = _under(head, replace(facts_of(config), num_labels=num_labels))
-    net = _read(config, weights, where=where, facts=facts, fresh=True)
-    net.draw_head(seed)
-    return net
+    return _read(config, weights, where=where, facts=_under(head, facts_of(config)))
 
 
 def mlm_head_of(config: Any, weights: Mapping[str, Tensor], *, where: str) -> dict[str, Tensor] | None:
@@ -223,8 +204,8 @@ def _under(head: Head, facts: ModelFacts) -> ModelFacts:
     return replace(facts, head=head, num_labels=2 if head == "span" else facts.num_labels)
 
 
-def _read(config: Any, weights: Mapping[str, Tensor], *, where: str, facts: ModelFacts, fresh: bool) -> Supernet:
-    """The model of these facts; a `fresh` head is not read but left empty."""
+def _read(config: Any, weights: Mapping[str, Tensor], *, where: str, facts: ModelFacts) -> Supernet:
+    """The model of these facts."""
     family, head = family_of(config, where=where), facts.head
     offset = facts.pad_token_id + 1 if family.offset else 0
     theirs = {_modern(name): tensor for name, tensor in weights.items()}
@@ -233,18 +214,14 @@ def _read(config: Any, weights: Mapping[str, Tensor], *, where: str, facts: Mode
         net = Supernet(shape=shape_of(config), facts=facts)
     found: dict[str, Tensor] = dict(mlm_head_of(config, weights, where=where) or {}) if head == "mlm" else {}
     known: dict[str, str] = {}
-    for name, empty in net.state_dict().items():
+    for name in net.state_dict():
         if name == "token_type_embeddings.weight" and not family.token_types:
             found[name], known[name] = torch.zeros(1, net.shape.hidden_size), name
             continue
         known[name] = family.names.of(name, head) if name not in head_axes(facts) or family.names.head(head) else name
         tensor = theirs.pop(known[name], None)
-        if fresh and name in head_axes(facts):
-            found[name] = torch.zeros(empty.shape)
-        elif tensor is not None:
+        if tensor is not None:
             found[name] = tensor[offset:] if name == "position_embeddings.weight" else tensor
-    if fresh:  # what stands of a head is of another task, or drawn anew
-        theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith(family.heads)}
     return filled(net, found, names=known, unknown=theirs, where=where)
 
 

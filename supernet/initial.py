@@ -1,23 +1,16 @@
-"""What a supernet starts as: random weights, a teacher with its dims in order of importance, or another supernet."""
+"""What a network starts as: random weights, or a cut of another network."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from supernet.errors import StageError
 from supernet.facts import ModelFacts
-from supernet.importance import Measure, kept_layers, measure_importance, reorder
 from supernet.model import Supernet
 from supernet.space import SubnetConfig
-
-Order: TypeAlias = Measure | Literal["none"]
-Batches: TypeAlias = Iterable[tuple[dict[str, Tensor], Tensor]]
 
 _DEVIATION = 0.02  # BERT's
 
@@ -36,38 +29,6 @@ def random_supernet(shape: SubnetConfig, facts: ModelFacts, *, seed: int) -> Sup
             parameter.fill_(1.0 if name in norms else 0.0)
     net.word_embeddings.weight[facts.pad_token_id] = 0
     return net.eval()
-
-
-def ordered_supernet(
-    teacher: Supernet,
-    batches: Batches,
-    *,
-    by: Order = "taylor",
-    shape: SubnetConfig | None = None,
-    keep_layers: Literal["named", "important"] = "named",
-) -> Supernet:
-    """A copy of the teacher whose dims stand in order of importance, cut to `shape` where there is one.
-
-    `batches` of (inputs, labels) are what importance is measured on. `shape` names the layers it keeps by its sources;
-    with `important` it keeps as many of the most important instead, in their order.
-
-    Raises `StageError` where the shape cannot be cut from the teacher.
-    """
-    net = copy.deepcopy(teacher)
-    importance = None
-    if by != "none":
-        importance = measure_importance(net, batches, by=by)
-        reorder(net, importance)
-    if shape is None:
-        return net.eval()
-    if keep_layers == "important":
-        if importance is None:
-            raise StageError("important layers are kept by a measure: choose by = 'taylor' or 'activation'")
-        sources = kept_layers(importance.layers, shape.depth)
-        shape = replace(
-            shape, layers=tuple(replace(layer, source=i) for layer, i in zip(shape.layers, sources, strict=True))
-        )
-    return started_from(net, shape, teacher.facts)
 
 
 def started_from(source: Supernet, shape: SubnetConfig, facts: ModelFacts) -> Supernet:

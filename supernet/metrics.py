@@ -135,11 +135,6 @@ def metrics_of(num_labels: int) -> Metrics:
     return Metrics(names=("pearson", "spearman") if num_labels == 1 else ("accuracy", "macro_f1"))
 
 
-def metric_name(num_labels: int) -> str:
-    """Accuracy for classes, Pearson correlation for a regression."""
-    return metrics_of(num_labels).primary
-
-
 def score(logits: Tensor, labels: Tensor) -> float:
     """Accuracy of float logits [rows, classes] against int64 classes, or Pearson's r of [rows, 1] against floats."""
     return metrics_of(logits.shape[-1]).score(logits, labels)

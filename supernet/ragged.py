@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -15,12 +16,13 @@ Rows = Sequence[list[int]]
 class _Lazy(Sequence[list[int]]):
     """A sequence whose rows are made when they are asked for."""
 
+    @abstractmethod
     def _row(self, i: int) -> list[int]:
-        raise NotImplementedError
+        """One of them, `i` from 0."""
 
+    @abstractmethod
     def lengths(self) -> list[int]:
         """Tokens per row."""
-        raise NotImplementedError
 
     @overload
     def __getitem__(self, i: int) -> list[int]: ...

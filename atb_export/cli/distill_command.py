@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ def distill_command(recipe: Path, resume: bool, threads: int | None, skipped: tu
     with working(checked, resume=resume, threads=threads, skipped=skipped) as (final, workspace):
         from atb_export.distilling import Distillation
 
-        result = Distillation(recipe=final, workspace=workspace, ui=Ui(), skip=frozenset(skipped)).finish()
+        with closing(Distillation(recipe=final, workspace=workspace, ui=Ui(), skip=frozenset(skipped))) as distillation:
+            result = distillation.finish()
         show(result, workspace.folder)
         emit(result, as_json=as_json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -108,7 +108,8 @@ def opened(
                 resources=named,
                 **limit,
             )
-        yield run
+        with closing(run):
+            yield run
 
 
 @contextmanager

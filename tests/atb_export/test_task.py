@@ -28,7 +28,7 @@ from supernet.data.source import Source
 from supernet.distillation import teach
 from supernet.errors import DataError
 from supernet.losses import UNLABELLED
-from supernet.metrics import Metrics, metric_name, metrics_of
+from supernet.metrics import Metrics, metrics_of
 from supernet.stage import LossWeights, Sampler, Stage
 from supernet.teacher import Teacher, load_teacher, supernet_from_bert
 
@@ -170,7 +170,7 @@ def test_a_regression_of_glue(recipe: Callable[..., Recipe], tmp_path: Path) -> 
 def test_plain_files_are_scored_as_ever(recipe: Callable[..., Recipe]) -> None:
     data = load_task(recipe())
     assert data.metrics(data.labels) == metrics_of(2)
-    assert data.metrics(data.labels).primary == metric_name(2) == "accuracy"
+    assert data.metrics(data.labels).primary == metrics_of(2).primary == "accuracy"
 
 
 # --- lessons ---------------------------------------------------------------------------------------------------------

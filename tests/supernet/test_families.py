@@ -21,7 +21,6 @@ from supernet.errors import TeacherError
 from supernet.facts import Head, ModelFacts
 from supernet.families import (
     FAMILIES,
-    encoder_of,
     facts_of,
     family_of,
     mlm_head_of,
@@ -327,32 +326,6 @@ def test_law_1_under_every_head(make_with: Callable[..., Any], family: str, head
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", EACH)
-@pytest.mark.parametrize("old", ["sequence", *KINDS])
-@pytest.mark.parametrize("new", ["sequence", *KINDS])
-def test_a_pretrained_encoder_under_a_new_head(
-    make: Callable[..., Any], make_with: Callable[..., Any], family: str, old: Head, new: Head
-) -> None:
-    model = make(family) if old == "sequence" else make_with(family, old)
-    net = encoder_of(model.config, model.state_dict(), where="here", head=new, num_labels=5)
-    assert (net.facts.head, net.facts.num_labels) == (new, 2 if new == "span" else 5)
-    assert not net.training
-    whole = (
-        supernet_of(model.config, model.state_dict(), where="here", head=old)
-        if (old, family) != ("mlm", "electra")
-        else net
-    )
-    batch = texts(model.config)
-    mine, its = (x(**batch, hidden_states=True).hidden_states[-1] for x in (net, whole))
-    assert torch.equal(mine, its)
-    for name in head_axes(net.facts):
-        tensor = net.get_parameter(name)
-        assert tensor.std() < 0.04, "drawn anew"
-    again = encoder_of(model.config, model.state_dict(), where="here", head=new, num_labels=5, seed=0)
-    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("family", WITH_WORDS)
 def test_the_head_of_a_masked_language_model(make: Any, make_with: Any, family: str) -> None:
     model = make_with(family, "mlm")
@@ -399,12 +372,8 @@ def test_what_a_head_needs_is_needed_and_a_stranger_s_weight_is_told(make_with: 
     lacking = {name: x for name, x in weights.items() if name != "classifier.weight"}
     with pytest.raises(TeacherError, match=r"lacks 1 of its \d+ weights: classifier.weight"):
         supernet_of(model.config, lacking, where="here", head="token")
-    for read in (
-        lambda x: supernet_of(model.config, x, where="here", head="token"),
-        lambda x: encoder_of(model.config, x, where="here"),
-    ):
-        with pytest.raises(TeacherError, match=r"weights that its configuration does not speak of, such as bert\.gate"):
-            read(weights | {"bert.gate": torch.zeros(3)})
+    with pytest.raises(TeacherError, match=r"weights that its configuration does not speak of, such as bert\.gate"):
+        supernet_of(model.config, weights | {"bert.gate": torch.zeros(3)}, where="here", head="token")
 
 
 @pytest.mark.parametrize("change", [{"head": "token"}, {"embedding": "factorised", "embedding_size": 4}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,8 +19,8 @@ from torch.nn import functional
 from supernet.batches import BatchOrder, TokenizedTexts, tokenize
 from supernet.errors import StageError
 from supernet.facts import ModelFacts
-from supernet.importance import kept_layers, measure_importance
-from supernet.initial import ordered_supernet, random_supernet, started_from
+from supernet.importance import measure_importance, reorder
+from supernet.initial import random_supernet, started_from
 from supernet.losses import hard_label
 from supernet.model import Supernet
 from supernet.space import SubnetConfig
@@ -63,36 +64,6 @@ def test_random_networks_of_every_kind(shape: SubnetConfig, make_batch: Make, he
     logits = random_supernet(shape, facts, seed=0)(**make_batch()).logits
     assert torch.isfinite(logits).all()
     assert logits.std() > 0
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("by", ["taylor", "activation", "none"])
-def test_an_ordered_supernet_computes_what_its_teacher_computes(make_supernet: Make, make_batch: Make, by: Any) -> None:
-    teacher = make_supernet()
-    before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    with torch.enable_grad():
-        net = ordered_supernet(teacher, [(make_batch(8, seed=i), torch.arange(8) % 3) for i in range(2)], by=by)
-    batch = make_batch(5, 11, seed=9)
-    torch.testing.assert_close(net(**batch).logits, teacher(**batch).logits, rtol=1e-4, atol=1e-5)
-    moved = not torch.equal(net.layers[0].query.weight, teacher.layers[0].query.weight)
-    assert moved is (by != "none")
-    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
-
-
-def test_a_shallower_start_keeps_the_named_or_the_important_layers(make_supernet: Make, make_batch: Make) -> None:
-    teacher = make_supernet()
-    batches = [(make_batch(8, seed=i), torch.arange(8) % 3) for i in range(2)]
-    shape = SubnetConfig.uniform(hidden_size=36, depth=2, heads=3, head_size=8, ffn_size=20, sources=[0, 3])
-    whole = ordered_supernet(teacher, batches)
-    important = kept_layers(measure_importance(teacher, batches).layers, 2)
-    for keep, sources in (("named", (0, 3)), ("important", important)):
-        net = ordered_supernet(teacher, batches, shape=shape, keep_layers=keep)  # type: ignore[arg-type]
-        cut = replace(shape, layers=tuple(replace(x, source=i) for x, i in zip(shape.layers, sources, strict=True)))
-        assert net.shape == shape.renumbered()
-        wanted = whole.slice(cut).state_dict()
-        assert all(torch.equal(value, wanted[name]) for name, value in net.state_dict().items())
-    with pytest.raises(StageError, match="important layers are kept by a measure"):
-        ordered_supernet(teacher, [], by="none", shape=shape, keep_layers="important")
 
 
 def test_a_warm_start_is_a_slice(make_supernet: Make, make_batch: Make, facts: ModelFacts) -> None:
@@ -154,7 +125,8 @@ def test_ordered_beats_unordered_in_a_trained_network(learned: Any, by: Any) -> 
     with torch.no_grad():
         whole = net(**unseen).logits
     assert (whole.argmax(-1) == labels[-1]).float().mean() > 0.85
-    ordered = ordered_supernet(net, zip(inputs[:6], labels[:6], strict=True), by=by)
+    ordered = copy.deepcopy(net)
+    reorder(ordered, measure_importance(net, zip(inputs[:6], labels[:6], strict=True), by=by))
     cuts: list[dict[str, int]] = [{"heads": 2}, {"ffn_size": 20}, {"ffn_size": 10}, {"hidden_size": 36}]
     lost = [(divergence(ordered, whole, unseen, **cut), divergence(net, whole, unseen, **cut)) for cut in cuts]
     assert sum(x < y for x, y in lost) >= 3, lost
@@ -194,7 +166,9 @@ def real() -> tuple[Supernet, list[dict[str, Tensor]], TokenizedTexts, Tensor]:
 @pytest.mark.parametrize(("by", "bar"), [("taylor", 0.8), ("activation", 1.0)])
 def test_ordered_beats_unordered_in_a_real_model(real: Any, by: Any, bar: float) -> None:
     net, batches, texts, labels = real
-    ordered = ordered_supernet(net, [(x, labels[16 * i : 16 * i + 16]) for i, x in enumerate(batches[:4])], by=by)
+    known = [(x, labels[16 * i : 16 * i + 16]) for i, x in enumerate(batches[:4])]
+    ordered = copy.deepcopy(net)
+    reorder(ordered, measure_importance(net, known, by=by))
     unseen = texts.batch(range(128, 192))
     with torch.no_grad():
         whole = net(**unseen).logits

@@ -13,7 +13,6 @@ from supernet.metrics import (
     Metrics,
     Runs,
     metric_error,
-    metric_name,
     metrics_of,
     over_runs,
     score,
@@ -71,8 +70,8 @@ def test_accuracy_is_what_it_was() -> None:
         answers = torch.randn(rows, 5, generator=rng)
         labels = torch.randint(0, 5, (rows,), generator=rng)
         assert score(answers, labels) == (answers.argmax(-1) == labels).double().mean().item()
-    assert metric_name(5) == "accuracy"
-    assert metric_name(1) == "pearson"
+    assert metrics_of(5).primary == "accuracy"
+    assert metrics_of(1).primary == "pearson"
     assert metrics_of(3).names == ("accuracy", "macro_f1")
     assert metrics_of(3).by_row
     assert not metrics_of(1).by_row

@@ -28,12 +28,12 @@ void write_timing(std::string& fields, const Timing& timing) {
 }  // namespace
 
 void Service::infer(Exchange& exchange) {
-  const auto& asked = exchange.request.timeout;
-  const auto most = std::chrono::microseconds(shared_.options.deadline);
   if (exchange.model->batcher().full()) {  // before it costs anything
     full_ = true;
     return refuse(exchange, Kind::overloaded, explain(Kind::overloaded, *exchange.model), retry_after(*exchange.model));
   }
+  const auto& asked = exchange.request.timeout;
+  const auto most = std::chrono::microseconds(shared_.options.deadline);
   exchange.deadline = exchange.received + (asked ? std::min(most, std::chrono::microseconds(*asked)) : most);
   if (exchange.request.body.size() <= inline_bytes) {
     read(exchange);
