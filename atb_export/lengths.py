@@ -30,7 +30,8 @@ def chosen_lengths(
 ) -> Buckets:
     """At most `most` lengths that make the expected latency on `texts` smallest, the longest text's among them.
 
-    The target's engines of a grid of lengths are timed in one interleaved run: some seconds. Raises `UnsupportedTarget`
+    The target's engines of a grid of lengths are timed in one interleaved run, and what a change from one to another
+    costs: some seconds. Raises `UnsupportedTarget`
     where the target cannot run here.
     """
     maker = backend(target.backend)
@@ -46,4 +47,4 @@ def chosen_lengths(
             return maker.open(path, replace(target, shape=Shape(batch=target.shape.batch, length=length)))
 
         cost = measure_length_cost(opened, grid(longest))
-    return choose_buckets(lengths, cost, max_length=longest, most=most)
+    return choose_buckets(lengths, cost, max_length=longest, most=most, change_ms=cost.change_ms)

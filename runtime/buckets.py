@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from math import isfinite
 from typing import Any, TypeAlias
 
@@ -26,7 +26,8 @@ class Buckets:
     """Compiled lengths, ascending, and what they are worth for the texts they were chosen for.
 
     A text goes to the shortest bucket that holds it; the longest holds all, since longer texts are cut to it.
-    `shares` (of the texts) and `cost_ms` are per bucket. `best_ms` is the expected latency with the best 1, 2, ...
+    `shares` (of the texts) and `cost_ms` are per bucket; `change_ms` is what an inference takes more where the one
+    before was of another bucket. `best_ms` is the expected latency with the best 1, 2, ...
     buckets, as many as were allowed. Padding shares are of the tokens that are computed: with these buckets, and with
     the longest alone.
     """
@@ -37,6 +38,7 @@ class Buckets:
     best_ms: tuple[float, ...]
     padding_share: float
     single_padding_share: float
+    change_ms: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.lengths or any(type(x) is not int or x < 1 for x in self.lengths):
@@ -49,8 +51,9 @@ class Buckets:
 
     @property
     def expected_ms(self) -> float:
-        """The mean over the texts of what their bucket costs."""
-        return sum(share * cost for share, cost in zip(self.shares, self.cost_ms, strict=True))
+        """The mean over the texts of what their bucket costs, in an order that says nothing of their lengths."""
+        alone = sum(share * cost for share, cost in zip(self.shares, self.cost_ms, strict=True))
+        return alone + self.change_ms * (1 - sum(share * share for share in self.shares))
 
     @property
     def single_ms(self) -> float:
@@ -70,7 +73,7 @@ class Buckets:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Buckets:
         """Raises `ValueError` where a field is missing; derived numbers are not read."""
-        names = [entry.name for entry in fields(cls)]
+        names = [entry.name for entry in fields(cls) if entry.name in data or entry.default is MISSING]
         if missing := [name for name in names if name not in data]:
             raise ValueError(f"buckets have {', '.join(names)}; missing: {', '.join(missing)}")
         values: dict[str, Any] = {x: tuple(data[x]) if isinstance(data[x], list) else data[x] for x in names}
@@ -84,17 +87,23 @@ def choose_buckets(
     max_length: int,
     most: int = 4,
     within: float = 0.02,
+    change_ms: float = 0.0,
     candidates: Sequence[int] | None = None,
 ) -> Buckets:
     """The buckets of least expected latency for texts of these lengths (in tokens, special ones included).
 
     The longest is `max_length`, to which longer texts are cut. Of `most` buckets only as many are taken as bring the
-    expected latency within the share `within` of what all of them reach. `candidates` are the lengths to choose among;
+    expected latency within the share `within` of what all of them reach. `change_ms` is added wherever the text before
+    went to another bucket (of one engine's weights and code, little is left in the caches when another has run): with
+    shares p it is so with the chance 1 - sum(p^2), so that it is each bucket's own and the choice stays exact.
+    `candidates` are the lengths to choose among;
     without them those of a mapping, or for a callable the multiples of `MULTIPLE`. Candidates beyond `max_length`
     are left out, and `max_length` is always one. Exact for any cost, rising or not: a dynamic programme over
     candidates (Bellman 1957) in O(candidates^2 most). Raises `ValueError` for no texts, impossible numbers, or a
     mapping without a needed length.
     """
+    if not (isfinite(change_ms) and change_ms >= 0):
+        raise ValueError(f"change_ms is 0 or more milliseconds, got {change_ms!r}")
     for name, value in (("max_length", max_length), ("most", most)):
         if type(value) is not int or value < 1:
             raise ValueError(f"{name} is a whole number of 1 or more, got {value!r}")
@@ -109,7 +118,7 @@ def choose_buckets(
     allowed = _candidates(cost_ms, max_length, candidates)
     costs = np.array([_cost(cost_ms, length) for length in allowed])
     below = np.concatenate(([0], np.cumsum(counts)[allowed] / texts.size))  # share of texts up to each candidate
-    totals, previous = _programme(below, costs, min(most, len(allowed)))
+    totals, previous = _programme(below, costs, min(most, len(allowed)), change_ms)
     best = np.minimum.accumulate(totals)
     enough = int(np.argmax(totals <= best[-1] * (1 + within + 1e-12)))
     picks = _trace(previous, enough)
@@ -123,6 +132,7 @@ def choose_buckets(
         best_ms=tuple(best.tolist()),
         padding_share=max(0.0, 1 - mean / float(shares @ chosen)),
         single_padding_share=1 - mean / max_length,
+        change_ms=change_ms,
     )
 
 
@@ -149,7 +159,7 @@ def _cost(cost_ms: CostMs, length: int) -> float:
 
 
 def _programme(
-    below: NDArray[np.float64], costs: NDArray[np.float64], most: int
+    below: NDArray[np.float64], costs: NDArray[np.float64], most: int, change: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Least expected cost with exactly 1..`most` buckets, the last candidate among them, and the way to it.
 
@@ -157,17 +167,20 @@ def _programme(
     """
     count = len(costs)
     previous = np.full((most, count), -1, dtype=np.int64)
-    reach = below[1:] * costs  # of all texts up to candidate j, with the buckets so far, the longest of them j
+    reach = below[1:] * (
+        costs - change * below[1:]
+    )  # of texts up to candidate j, with the buckets so far, j the longest
     totals = [reach[-1]]
     for k in range(1, most):
         longer = np.full(count, np.inf)
         for j in range(k, count):
-            ways = reach[:j] + (below[j + 1] - below[1 : j + 1]) * costs[j]
+            share = below[j + 1] - below[1 : j + 1]
+            ways = reach[:j] + share * (costs[j] - change * share)
             previous[k, j] = i = int(np.argmin(ways))
             longer[j] = ways[i]
         reach = longer
         totals.append(reach[-1])
-    return np.array(totals), previous
+    return np.array(totals) + change, previous
 
 
 def _trace(previous: NDArray[np.int64], k: int) -> list[int]:

@@ -16,10 +16,16 @@ def _expected(lengths: list[int], cost: dict[int, float], chosen: tuple[int, ...
     return float(np.mean([cost[min(x for x in chosen if x >= min(length, longest))] for length in lengths]))
 
 
-def _brute(lengths: list[int], cost: dict[int, float], max_length: int, most: int) -> float:
+def _change(lengths: list[int], chosen: tuple[int, ...], change_ms: float) -> float:
+    """What changes cost on average over all pairs of texts, one after the other."""
+    went = [min(x for x in chosen if x >= min(length, max(chosen))) for length in lengths]
+    return float(np.mean([change_ms * (a != b) for a in went for b in went]))
+
+
+def _brute(lengths: list[int], cost: dict[int, float], max_length: int, most: int, change_ms: float = 0.0) -> float:
     others = [x for x in cost if x < max_length]
     return min(
-        _expected(lengths, cost, (*some, max_length))
+        _expected(lengths, cost, (*some, max_length)) + _change(lengths, (*some, max_length), change_ms)
         for count in range(min(most, len(others) + 1))
         for some in combinations(others, count)
     )
@@ -59,6 +65,27 @@ def test_as_few_as_are_enough(seed: int) -> None:
     assert found.expected_ms <= all_of_them * 1.1 + 1e-9
     if len(found.lengths) > 1:
         assert _brute(lengths, cost, max_length, len(found.lengths) - 1) > all_of_them * 1.1 - 1e-9
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("change_ms", [0.05, 0.5, 5.0])
+def test_what_changes_cost_is_weighed_too(seed: int, change_ms: float) -> None:
+    lengths, cost, max_length = _case(seed)
+    for most in (1, 2, 4):
+        found = choose_buckets(lengths, cost, max_length=max_length, most=most, within=0, change_ms=change_ms)
+        least = _brute(lengths, cost, max_length, most, change_ms)
+        assert found.expected_ms == pytest.approx(least)
+        assert found.best_ms[-1] == pytest.approx(least)
+
+
+def test_where_changes_are_dear_fewer_lengths_are_chosen() -> None:
+    cost, lengths = {8: 1.0, 16: 1.2, 32: 1.6}, [8] * 5 + [16] * 4 + [30]
+    counts = [
+        len(choose_buckets(lengths, cost, max_length=32, most=3, within=0, change_ms=x).lengths) for x in (0, 0.5, 9)
+    ]
+    assert counts == [3, 2, 1]
+    with pytest.raises(ValueError, match="change_ms"):
+        choose_buckets(lengths, cost, max_length=32, change_ms=-1.0)
 
 
 @pytest.mark.parametrize(("within", "count"), [(0.0, 3), (0.04, 3), (0.06, 2), (0.4, 2), (0.6, 1)])

@@ -19,8 +19,9 @@ PLAN = MeasurePlan(windows=4, window_ms=5, min_runs=2)
 class Lab:
     """Engines that take a tenth of a millisecond per token, on a clock that they alone move."""
 
-    def __init__(self, busy_from: int = 10**9) -> None:
+    def __init__(self, busy_from: int = 10**9, change_ms: float = 0.0) -> None:
         self.now_ms = 0.0
+        self.change_ms = change_ms
         self.runs = 0
         self.busy_from = busy_from
         self.order: list[int] = []
@@ -48,6 +49,8 @@ class LabEngine(EngineBase):
         assert {x.shape for x in feeds.values()} == {(2, self.length)}
         assert feeds["attention_mask"].all()
         self.lab.runs += 1
+        if self.lab.order[-1:] not in ([], [self.length]):
+            self.lab.now_ms += self.lab.change_ms
         self.lab.order.append(self.length)
         self.lab.now_ms += self.length / 10 * (3 if self.lab.runs >= self.lab.busy_from else 1)
         return {}
@@ -62,6 +65,18 @@ def test_each_length_gets_its_time_and_every_engine_is_closed() -> None:
     assert cost.lengths == (8, 16, 32)
     assert cost.measured_ms == pytest.approx((0.8, 1.6, 3.2))
     assert sorted(lab.closed) == [8, 16, 32]
+
+
+def test_what_a_change_to_another_length_takes_is_measured_beside_them() -> None:
+    lab = Lab(change_ms=0.25)
+    cost = measure_length_cost(lab.open, [8, 16, 32], plan=PLAN, clock=lab.clock)
+    assert cost.change_ms == pytest.approx(0.25)
+    assert LengthCost.from_json(cost.to_json()) == cost
+    for lengths in ([8, 16, 32], [8]):
+        plain = Lab()
+        assert measure_length_cost(plain.open, lengths, plan=PLAN, clock=plain.clock).change_ms == 0
+    with pytest.raises(ValueError, match="change_ms"):
+        LengthCost(lengths=(8,), measured_ms=(1.0,), change_ms=-0.1)
 
 
 @pytest.mark.parametrize("share", [0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65])
@@ -142,7 +157,7 @@ def test_json_round_trip_and_what_is_refused() -> None:
     for lengths, times in bad:
         with pytest.raises(ValueError, match=r"length|measured_ms"):
             LengthCost(lengths=lengths, measured_ms=times)
-    with pytest.raises(ValueError, match="lengths and measured_ms; got lengths"):
+    with pytest.raises(ValueError, match="lengths, measured_ms and change_ms; got lengths"):
         LengthCost.from_json({"lengths": [8]})
     with pytest.raises(ValueError, match="max_length"):
         grid(0)
