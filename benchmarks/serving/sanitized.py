@@ -72,7 +72,7 @@ def check(name: str, options: argparse.Namespace) -> dict[str, Any]:
     begun = time.monotonic()
     found["native_tests"], said = run(log, "ctest", "--test-dir", folder, "--output-on-failure", ASAN_OPTIONS="")
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/runtime/server"]
-    found["server_tests"], more = run(log, *pytest, ATB_SERVER=str(server))
+    found["server_tests"], more = run(log, *pytest, ATB_SERVER=str(server), ATB_SANITIZED="1")
     said += more
     seconds = 20 if options.quick else 120
     load = [sys.executable, "benchmarks/serving/exactness.py", "--quick", "--models", options.models, "--bin", folder]
