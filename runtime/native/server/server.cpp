@@ -52,6 +52,7 @@ struct Server::Impl {
   boost::asio::steady_timer timer;
   boost::asio::posix::stream_descriptor stop_signal;
   int stop_file;
+  std::uint16_t port = 0;  // for any thread: the acceptor is its loop's
   std::size_t turn = 0;
   std::chrono::milliseconds grace{};  // of a drain: so long is listened on, and so long may a connection be idle
   Clock::time_point stopped{}, until{};
@@ -102,6 +103,7 @@ Server::Impl::Impl(Registry& registry, const ServerOptions& the_options)
       acceptor.non_blocking(true, ec)) {
     throw Error(Kind::unavailable, "cannot listen on " + shown(endpoint) + ": " + ec.message());
   }
+  port = acceptor.local_endpoint().port();
   if (options.grpc_port >= 0) {
 #ifdef ATB_WITH_GRPC
     front = open_grpc(registry, options, shared.metrics, shared.stopping);
@@ -225,10 +227,7 @@ void Server::Impl::drain() {
 Server::Server(Registry& registry, const ServerOptions& options) : impl_(std::make_unique<Impl>(registry, options)) {}
 Server::~Server() = default;
 
-std::uint16_t Server::port() const noexcept {
-  error_code ec;
-  return impl_->acceptor.local_endpoint(ec).port();
-}
+std::uint16_t Server::port() const noexcept { return impl_->port; }
 
 std::uint16_t Server::grpc_port() const noexcept { return impl_->front ? impl_->front->port() : std::uint16_t{0}; }
 
