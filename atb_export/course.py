@@ -6,7 +6,7 @@ that is cut from one can learn from another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,35 +16,26 @@ import torch
 from torch import Tensor
 
 from atb_export.dense import DenseModel
+from atb_export.examples import Examples, load_examples
+from atb_export.lessons import augment_task, lessons, transfer_count
 from atb_export.recipe import BaseRecipe, Recipe
 from atb_export.recipe_training import Supernet as SupernetPart
-from atb_export.task import (
-    TaskData,
-    augment_task,
-    label_tensor,
-    lessons,
-    load_task,
-    other_task,
-    token_ids,
-    transfer_count,
-)
+from atb_export.teachers import make_multitask, make_teacher
 from atb_export.ui import Ui
 from atb_export.workspace import Stage as Done
 from atb_export.workspace import Workspace
 from supernet.augmentation import AugmentPlan
 from supernet.batches import BatchOrder, TokenizedTexts
 from supernet.checkpoint import load_supernet, save_supernet
-from supernet.data.rows import Row
 from supernet.distillation import Lessons
 from supernet.engine import Engine
 from supernet.errors import StageError, TeacherError
 from supernet.importance import Importance, kept_layers, measure_importance, reorder
 from supernet.model import Supernet
-from supernet.multitask import TaskRows, fine_tune_many
 from supernet.space import SearchSpace
 from supernet.stage import Stage, TeacherKind
-from supernet.teacher import Teacher, fine_tune, load_teacher, save_teacher, supernet_from_bert
-from supernet.training import TrainPlan, Watching
+from supernet.teacher import Teacher, load_teacher, supernet_from_bert
+from supernet.training import Watching
 from supernet.watch import Watch, three_of
 
 _WATCHED = 256  # rows: enough to see a training go wrong
@@ -59,12 +50,12 @@ class Course:
     ui: Ui
     skip: frozenset[str] = field(default=frozenset(), kw_only=True)
 
-    # --- rows ----------------------------------------------------------------------------------------------------
+    # --- examples ------------------------------------------------------------------------------------------------
 
     @cached_property
-    def data(self) -> TaskData:
-        """Rows and transfer sentences."""
-        data = load_task(self.recipe)
+    def data(self) -> Examples:
+        """Rows or questions, and transfer sentences."""
+        data = load_examples(self.recipe)
         counts = ", ".join(f"{count:,} {name}" for name, count in data.counts().items())
         text = "" if data.text is None else f", transfer text of {data.text.source.path}"
         self.ui.say(f"data: {counts}{text}; labels {', '.join(data.labels)}")
@@ -76,26 +67,29 @@ class Course:
         longest = self.recipe.teacher.max_length
         return min(longest, self.recipe.targets[0].length) if isinstance(self.recipe, Recipe) else longest
 
+    def of_split(self, split: str) -> Lessons:
+        """The tokens of a split and their labels."""
+        return self.data.of_split(self.teacher, split, max_length=self.length)
+
     def texts(self, split: str) -> TokenizedTexts:
         """The token ids of a split."""
-        return self.texts_of(getattr(self.data.splits, split))
+        return self.of_split(split).texts
 
     def labels(self, split: str) -> Tensor:
-        """The label tensor of a split."""
-        return self.labels_of(getattr(self.data.splits, split))
+        """The label tensor of a split: int64 classes or float32 targets of rows, int64 spans of windows."""
+        return self.of_split(split).labels
 
-    def texts_of(self, rows: Sequence[Row]) -> TokenizedTexts:
-        """The token ids of any rows."""
-        return token_ids(self.teacher, rows, max_length=self.length)
-
-    def labels_of(self, rows: Sequence[Row]) -> Tensor:
-        """The label tensor of any rows: int64 classes or float32 targets."""
-        return label_tensor(rows, self.teacher.labels)
+    def scores(self, net: Supernet, split: str) -> dict[str, float]:
+        """Every metric of a network on a split."""
+        return self.data.scores(self.teacher, net, split, max_length=self.length)
 
     @cached_property
     def lessons(self) -> Lessons:
         """What every student learns from, unless its stage says otherwise."""
-        return lessons(self.teacher, self.data, max_length=self.length, folder=self._texts_folder)
+        return self.workspace.first(
+            f"texts all {self.length}",
+            lambda: lessons(self.teacher, self.data, max_length=self.length, folder=self._texts_folder),
+        )
 
     @property
     def _texts_folder(self) -> Path:
@@ -110,13 +104,16 @@ class Course:
     def lessons_of(self, stage: Stage) -> Lessons:
         """What a stage learns from: its data, of the length it asks for, with the means to hide words where it must."""
         length = min(stage.length or self.length, self.ordered.facts.max_position_embeddings)
-        found = lessons(
-            self.teacher,
-            self.data,
-            max_length=length,
-            kind=stage.data,
-            folder=self._texts_folder,
-            augmented=self._augmented(length) if stage.data == "augmented" else None,
+        found = self.workspace.first(
+            f"texts {stage.data} {length}",
+            lambda: lessons(
+                self.teacher,
+                self.data,
+                max_length=length,
+                kind=stage.data,
+                folder=self._texts_folder,
+                augmented=self._augmented(length) if stage.data == "augmented" else None,
+            ),
         )
         if stage.losses.mlm and found.masking is None:
             raise TeacherError("a masked language model needs a mask token, and the teacher's tokenizer has none")
@@ -131,8 +128,8 @@ class Course:
     @property
     def _precision(self) -> list[str]:
         """What of the engine decides weights, where it is not its default: fingerprints of before stay."""
-        precision = self.recipe.engine.mixed_precision
-        return [] if precision == "auto" else [precision]
+        precision, count = self.recipe.engine.mixed_precision, self.workspace.trains
+        return [*([] if precision == "auto" else [precision]), *([] if count == 1 else [f"{count} processes"])]
 
     def _augmented(self, length: int) -> TokenizedTexts:
         part = self.recipe.augmentation
@@ -151,12 +148,15 @@ class Course:
         none where the stage is not about the task's answers."""
         if stage.losses.is_latent or stage.losses.mlm:
             return None
-        rows = range(min(_WATCHED, len(self.data.splits.search_dev)))
+        every = self.of_split("search_dev")
+        rows = range(min(_WATCHED, len(every.texts)))
+        some = Lessons(texts=every.texts.take(rows), labels=every.labels[: len(rows)])
         watch = Watch(
             subnets={"search-dev": None} if space is None else three_of(space),
-            texts=self.texts("search_dev").take(rows),
-            labels=self.labels("search_dev")[: len(rows)],
+            texts=some.texts,
+            labels=some.labels,
             log=folder / "curve.jsonl",
+            judge=self.data.judge(some),
         )
         return watch.on(net, self.engine, name=stage.name)
 
@@ -165,10 +165,10 @@ class Course:
         """How training runs."""
         return self.recipe.engine.build(self.workspace.folder / "logs")
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """Ends what training has open: trackers, a group of processes."""
         if "engine" in self.__dict__:
-            self.engine.close()
+            self.engine.close(failed=failed)
 
     # --- teachers ------------------------------------------------------------------------------------------------
 
@@ -176,74 +176,34 @@ class Course:
     def teacher_stage(self) -> Done:
         """The teacher, fine-tuned on the task."""
         inputs = " ".join([self.recipe.fingerprint("teacher", "task"), *self._precision])
-        return self.workspace.stage("teacher", inputs, lambda folder: self._make_teacher(folder, inputs))
-
-    def _make_teacher(self, folder: Path, inputs: str) -> dict[str, Any]:
-        part, data = self.recipe.teacher, self.data
-        teacher = load_teacher(part.model, labels=data.labels, seed=self.recipe.seed)
-        texts = token_ids(teacher, data.splits.train, max_length=part.max_length)
-        labels = label_tensor(data.splits.train, teacher.labels)
-        if part.epochs:
-            plan = TrainPlan(
-                steps=part.epochs * BatchOrder(texts.lengths, batch_size=part.batch_size, seed=0).per_epoch,
-                learning_rate=part.learning_rate,
-                fingerprint=inputs,
-            )
-            with self.ui.progress("teacher") as progress:
-                fine_tune(
-                    teacher,
-                    texts,
-                    labels,
-                    plan,
-                    batch_size=part.batch_size,
-                    seed=self.recipe.seed,
-                    checkpoint=folder / "training.safetensors",
-                    progress=progress,
-                    engine=self.engine,
-                )
-        save_teacher(teacher, folder / "model")
-        return {"labels": list(teacher.labels)}
+        return self.workspace.stage(
+            "teacher", inputs, lambda folder: self._make(make_teacher, folder, inputs), together=True
+        )
 
     @cached_property
     def teacher(self) -> Teacher:
         """The fine-tuned teacher, read back."""
-        stage = self.teacher_stage
-        return load_teacher(str(stage.folder / "model"), labels=stage.result["labels"], seed=self.recipe.seed)
+        return self._read(self.teacher_stage)
 
     @cached_property
     def multitask_stage(self) -> Done:
         """The teacher, fine-tuned on the task and on others at once."""
         inputs = [self.recipe.fingerprint("teacher", "task"), "multitask", *self._precision]
-        return self.workspace.stage("teacher-multitask", inputs, lambda folder: self._make_multitask(folder, inputs))
-
-    def _make_multitask(self, folder: Path, inputs: list[str]) -> dict[str, Any]:
-        part, seed = self.recipe.teacher, self.recipe.seed
-        tasks = [self._task_rows("this task", self.data.splits.train, self.data.labels)]
-        for i, other in enumerate(part.tasks):
-            rows, labels = other_task(other, held_out=self.data.held_out)
-            tasks.append(self._task_rows(f"{i + 1}: {other.name or other.path}", rows, labels))
-        per_epoch = sum(-(-len(x.texts) // part.batch_size) for x in tasks)
-        plan = TrainPlan(
-            steps=max(1, part.epochs) * per_epoch, learning_rate=part.learning_rate, fingerprint=" ".join(inputs)
+        return self.workspace.stage(
+            "teacher-multitask",
+            inputs,
+            lambda folder: self._make(make_multitask, folder, " ".join(inputs)),
+            together=True,
         )
-        with self.ui.progress(f"teacher of {len(tasks)} tasks") as progress:
-            fine_tune_many(
-                tasks,
-                plan,
-                batch_size=part.batch_size,
-                seed=seed,
-                checkpoint=folder / "training.safetensors",
-                progress=progress,
-                engine=self.engine,
-            )
-        save_teacher(tasks[0].teacher, folder / "model")
-        return {"labels": list(tasks[0].teacher.labels), "tasks": [x.name for x in tasks]}
 
-    def _task_rows(self, name: str, rows: Sequence[Row], labels: Sequence[str]) -> TaskRows:
-        part = self.recipe.teacher
-        teacher = load_teacher(part.model, labels=labels, seed=self.recipe.seed)
-        texts = token_ids(teacher, rows, max_length=part.max_length)
-        return TaskRows(name=name, teacher=teacher, texts=texts, labels=label_tensor(rows, teacher.labels))
+    def _make(self, make: Callable[..., dict[str, Any]], folder: Path, inputs: str) -> dict[str, Any]:
+        return make(self.recipe, self.data, folder, inputs=inputs, ui=self.ui, engine=self.engine)
+
+    def _read(self, stage: Done) -> Teacher:
+        return self._load(str(stage.folder / "model"), stage.result["labels"])
+
+    def _load(self, name: str, labels: Sequence[str]) -> Teacher:
+        return load_teacher(name, labels=labels, seed=self.recipe.seed, head=self.data.head)
 
     # --- the same as networks with their dims in order -----------------------------------------------------------
 
@@ -257,9 +217,9 @@ class Course:
         part = self._ordering
         if part.importance == "none":
             return None
-        texts, labels = self.texts("train"), self.labels("train")
-        order = BatchOrder(texts.lengths, batch_size=part.batch_size, seed=self.recipe.seed)
-        batches = ((texts.batch(order[i]), labels[order[i]]) for i in range(part.importance_batches))
+        lesson = self.of_split("train")
+        order = BatchOrder(lesson.texts.lengths, batch_size=part.batch_size, seed=self.recipe.seed)
+        batches = ((lesson.texts.batch(order[i]), lesson.labels[order[i]]) for i in range(part.importance_batches))
         return measure_importance(net, batches, by=part.importance)
 
     def kinds(self) -> set[TeacherKind]:
@@ -305,9 +265,8 @@ class Course:
 
     def _other_teacher(self, kind: TeacherKind) -> Teacher:
         if kind == "pretrained":
-            return load_teacher(self.recipe.teacher.model, labels=self.data.labels, seed=self.recipe.seed)
-        stage = self.multitask_stage
-        return load_teacher(str(stage.folder / "model"), labels=stage.result["labels"], seed=self.recipe.seed)
+            return self._load(self.recipe.teacher.model, self.data.labels)
+        return self._read(self.multitask_stage)
 
     @cached_property
     def ordered(self) -> Supernet:

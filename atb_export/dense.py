@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
+from transformers import (
+    MODEL_FOR_QUESTION_ANSWERING_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+)
 
 from atb_export.errors import ExportError
-from atb_export.modeling import AtbBertConfig, AtbBertForSequenceClassification
+from atb_export.modeling import AtbBertConfig, AtbBertForQuestionAnswering, AtbBertForSequenceClassification
 from supernet.errors import SupernetError, TeacherError
-from supernet.facts import ModelFacts
+from supernet.facts import Head, ModelFacts
 from supernet.families import FAMILIES, facts_of, filled, stock_settings, stock_weights, supernet_of
 from supernet.model import Supernet
 from supernet.pretrained import read_config, read_tokenizer, read_weights
 from supernet.space import SubnetConfig
 
+SPANS_STAY = (
+    "it answers questions with spans of a context, and engines are built of classifiers only: it cannot be exported "
+    "yet. It runs in transformers: AutoModelForQuestionAnswering.from_pretrained(FOLDER)"
+)
+"""Why a model with a span head has no engine."""
+
+# What `transformers` calls a head's models: its Auto class, the classes of known families, our own.
+_MODELS: Mapping[Head, tuple[Any, Any, Any]] = {
+    "sequence": (
+        AutoModelForSequenceClassification,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+        AtbBertForSequenceClassification,
+    ),
+    "span": (AutoModelForQuestionAnswering, MODEL_FOR_QUESTION_ANSWERING_MAPPING, AtbBertForQuestionAnswering),
+}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DenseModel:
-    """A classifier ready to export: the network, its `transformers` tokenizer and its labels in logit order.
+    """A network, its `transformers` tokenizer and its labels in logit order; a classifier is ready to export.
 
     `family` is the architecture it is written as where that can express it (`supernet.families`).
     """
@@ -37,9 +59,15 @@ class DenseModel:
         if self.family not in FAMILIES:
             raise ValueError(f"family is one of {', '.join(FAMILIES)}, got {self.family!r}")
 
+    @property
+    def stays(self) -> str | None:
+        """Why it cannot be exported; None where it can."""
+        return None if self.net.facts.head == "sequence" else SPANS_STAY
+
 
 def transformers_model(net: Supernet, labels: Sequence[str], family: str = "bert") -> Any:
-    """The network as a `transformers` classifier, which shares its tensors."""
+    """The network as a model of `transformers`, which shares its tensors: a classifier, or who answers with spans."""
+    _, known, own = _MODELS[net.facts.head]
     names: dict[str, Any] = {
         "id2label": dict(enumerate(labels)),
         "label2id": {label: i for i, label in enumerate(labels)},
@@ -50,14 +78,17 @@ def transformers_model(net: Supernet, labels: Sequence[str], family: str = "bert
     if settings is None:
         config = AtbBertConfig(subnet=net.shape.to_json(), facts=net.facts.to_json(), **names)
         with torch.device("meta"):
-            model = AtbBertForSequenceClassification(config)
+            model = own(config)
         model.net.load_state_dict(net.state_dict(), assign=True)
         return model.eval()
     stock = AutoConfig.for_model(family, **settings, **names)
-    kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(stock)]
-    return kind.from_pretrained(
-        None, config=stock, state_dict=stock_weights(net, FAMILIES[family]), dtype=torch.float32
-    )
+    weights = stock_weights(net, FAMILIES[family])
+    return known[type(stock)].from_pretrained(None, config=stock, state_dict=weights, dtype=torch.float32)
+
+
+def as_loaded(folder: Path, head: Head) -> Any:
+    """The model in a folder, loaded as a user of `transformers` would, in float32."""
+    return _MODELS[head][0].from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def save_dense(model: DenseModel, folder: Path) -> None:
@@ -102,7 +133,9 @@ def load_dense(folder: Path) -> DenseModel:
 
 def _refuse_other_heads(config: Any, folder: Path) -> None:
     """A head that is not trained, drawn at random, would be exported and verified without a complaint."""
-    kinds = config.architectures or ()
+    kinds: Sequence[str] = config.architectures or ()
+    if any("QuestionAnswering" in kind for kind in kinds):
+        raise TeacherError(f"the model in {folder} is a {kinds[0]}: {SPANS_STAY}")
     if kinds and not any("SequenceClassification" in kind for kind in kinds):
         raise TeacherError(
             f"the model in {folder} is a {kinds[0]}: only a trained classifier is exported "

@@ -21,7 +21,6 @@ from atb_export.workspace import Stage, write_json
 from runtime.environment import environment
 from supernet.checkpoint import load_supernet, save_supernet
 from supernet.cost import flops, parameters
-from supernet.distillation import predict
 from supernet.facts import ModelFacts
 from supernet.metrics import over_runs
 from supernet.model import Supernet
@@ -101,24 +100,16 @@ class Distillation(Course):
         def make(folder: Path) -> dict[str, Any]:
             net = self.start(seed) if found.net is None else load_supernet(found.net)
             save_supernet(folder / "dense.safetensors", net)
-            return {"search_dev": search_dev_score(self, net), "test": self.tested(net), "stages": list(found.stages)}
+            test = self.scores(net, "test")
+            return {"search_dev": search_dev_score(self, net), "test": test, "stages": list(found.stages)}
 
         return self.workspace.stage(f"student-{seed}", found.fingerprint, make)
-
-    def tested(self, net: Supernet) -> dict[str, float]:
-        """Every metric on the test rows, and on further test sets by `METRIC of NAME`."""
-        metrics = self.data.metrics(self.teacher.labels)
-        found = metrics(predict(net, self.texts("test")), self.labels("test"))
-        for name, rows in self.data.more_tests.items():
-            more = metrics(predict(net, self.texts_of(rows)), self.labels_of(rows))
-            found |= {f"{metric} of {name}": value for metric, value in more.items()}
-        return found
 
     @cached_property
     def teacher_scores(self) -> Stage:
         """The teacher on the same rows."""
         inputs = [self.ordered_stage.fingerprint, "scores"]
-        return self.workspace.stage("teacher-scores", inputs, lambda _: {"test": self.tested(self.ordered)})
+        return self.workspace.stage("teacher-scores", inputs, lambda _: {"test": self.scores(self.ordered, "test")})
 
     def model_stage(self, students: dict[int, Stage]) -> Stage:
         """`model/`, the student that does best on search-dev, held against its network."""
@@ -134,13 +125,20 @@ class Distillation(Course):
 
         return self.workspace.stage("model", [best, students[best].fingerprint], make)
 
+    def take_part(self) -> None:
+        """What `finish` trains, in the processes that are not the first: the rest is done by that one."""
+        for seed in self.seeds:
+            self.student(seed)
+
     def finish(self) -> dict[str, Any]:
         """Runs what is left, writes `model/` and `result.json`; returns the document."""
         students = {seed: self.scored(seed) for seed in self.seeds}
         teacher, model = self.teacher_scores, self.model_stage(students)
         net = load_supernet(students[model.result["seed"]].folder / "dense.safetensors")
-        primary = self.data.metrics(self.teacher.labels).primary
+        primary = self.data.primary
         runs = over_runs([x.result["test"] for x in students.values()])
+        if (stays := self.dense_of(net).stays) is not None:
+            self.ui.say(f"model: {stays}")
         result = {
             "schema": SCHEMA,
             "recipe": self.recipe.name,
@@ -163,11 +161,12 @@ class Distillation(Course):
                 "params": parameters(net.shape, net.facts),
                 "flops": self._flops(net),
                 "test": {name: {"mean": x.mean, "deviation": x.deviation} for name, x in runs.items()},
-                "of_teacher": runs[primary].mean / teacher.result["test"][primary],
+                "of_teacher": runs[primary].mean / whole if (whole := teacher.result["test"][primary]) else None,
                 "runs": [{"seed": seed, **x.result} for seed, x in students.items()],
                 "model_seed": model.result["seed"],
             },
             "parity": model.result["parity"],
+            **({} if stays is None else {"not_exported": stays}),
             "environment": environment(),
             "seconds": dict(self.workspace.seconds),
         }

@@ -1,7 +1,7 @@
 """The dense models stock BERT cannot express, as a `transformers` model: per-layer heads, head sizes and widths,
 and stacked feed-forward cells.
 
-`AutoModelForSequenceClassification.from_pretrained` finds it once `atb_export` is imported.
+`AutoModelForSequenceClassification` and `AutoModelForQuestionAnswering` find them once `atb_export` is imported.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
 
 from supernet.facts import ModelFacts
 from supernet.losses import hard_label
@@ -38,8 +39,8 @@ class AtbBertConfig(PretrainedConfig):  # type: ignore[misc]
         super().__init__(**kwargs)
 
 
-class AtbBertForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
-    """A sliced subnet. Inputs and outputs are those of BertForSequenceClassification."""
+class _AtbBert(PreTrainedModel):  # type: ignore[misc]
+    """A sliced subnet with its head, as `net`."""
 
     config_class = AtbBertConfig
     base_model_prefix = "net"
@@ -58,6 +59,16 @@ class AtbBertForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
     def _init_weights(self, module: Any) -> None:
         """Leaves modules as torch made them: weights always come from a file."""
 
+    def logits(self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None) -> Tensor:
+        """What the network answers to int64 [B, S] inputs."""
+        mask = (input_ids != -1).long() if attention_mask is None else attention_mask
+        found: Tensor = self.net(input_ids, mask, token_type_ids).logits
+        return found
+
+
+class AtbBertForSequenceClassification(_AtbBert):
+    """Inputs and outputs are those of BertForSequenceClassification."""
+
     def forward(
         self,
         input_ids: Tensor,
@@ -67,10 +78,20 @@ class AtbBertForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         **_: Any,
     ) -> SequenceClassifierOutput:
         """int64 [B, S] inputs to `logits` [B, labels], and the loss where labels are given."""
-        mask = (input_ids != -1).long() if attention_mask is None else attention_mask
-        logits = self.net(input_ids, mask, token_type_ids).logits
+        logits = self.logits(input_ids, attention_mask, token_type_ids)
         loss = None if labels is None else hard_label(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+class AtbBertForQuestionAnswering(_AtbBert):
+    """Inputs and outputs are those of BertForQuestionAnswering."""
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None, **_: Any
+    ) -> QuestionAnsweringModelOutput:
+        """int64 [B, S] inputs to `start_logits` and `end_logits` [B, S]."""
+        start, end = self.logits(input_ids, attention_mask, token_type_ids).unbind(-1)
+        return QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
 
 
 def register() -> None:
@@ -78,3 +99,4 @@ def register() -> None:
     AutoConfig.register(AtbBertConfig.model_type, AtbBertConfig, exist_ok=True)
     AutoModel.register(AtbBertConfig, AtbBertForSequenceClassification, exist_ok=True)
     AutoModelForSequenceClassification.register(AtbBertConfig, AtbBertForSequenceClassification, exist_ok=True)
+    AutoModelForQuestionAnswering.register(AtbBertConfig, AtbBertForQuestionAnswering, exist_ok=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from atb_export.dense import DenseModel
+from atb_export.dense import DenseModel, as_loaded
 from atb_export.graphs import graph_for, graph_kind
 from atb_export.onnx.as_written import AsWritten
 from atb_export.onnx.external import read_whole
@@ -20,6 +20,7 @@ from atb_export.verify import (
     Logits,
     Parity,
     Reference,
+    by_place,
     compare,
     engine_logits,
     exact_quantised_logits,
@@ -29,6 +30,7 @@ from atb_export.verify import (
 from runtime.engine import Engine, backend
 from runtime.target import EngineTarget, Shape
 from supernet.batches import TokenizedTexts
+from supernet.teacher import logits_of
 
 _BESIDE = 6  # texts that are asked beside padding: one inference each
 _STRESS_LENGTH = (
@@ -57,10 +59,10 @@ class Verifier:
     @torch.no_grad()
     def dense(self, folder: Path) -> list[Parity]:
         """The `transformers` folder, loaded as a user would, in one padded batch."""
-        from transformers import AutoModelForSequenceClassification
-
-        loaded = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
-        logits = loaded(**self.texts.batch(range(len(self.texts)))).logits.numpy()
+        loaded = as_loaded(folder, self.model.net.facts.head)
+        logits = logits_of(loaded(**self.texts.batch(range(len(self.texts))))).numpy()
+        if self.model.net.facts.head == "span":
+            logits = by_place([x[:count] for x, count in zip(logits, self.texts.lengths, strict=True)])
         stage = f"dense ({type(loaded).__name__}, padded batch)"
         return [compare(self.name, stage, logits, self.reference.logits(self.texts), precision="f32")]
 

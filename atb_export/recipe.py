@@ -70,6 +70,8 @@ class BaseRecipe(Section):
     def late_rules(self) -> Iterator[tuple[str, str]]:
         """What stages need is there."""
         yield from _stage_needs(self, "distill", self.distill)
+        if self.task.kind == "squad":
+            yield from _question_limits(self)
 
     def stage_names(self) -> tuple[str, ...]:
         """Those that can be skipped."""
@@ -113,6 +115,12 @@ class Recipe(BaseRecipe):
     def rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Every target is another one, and there is something to search."""
         yield from super().rules(data)
+        if isinstance(task := data.get("task"), Mapping) and task.get("kind") == "squad":
+            yield (
+                "task",
+                'of kind "squad" is for `atb distill` and a [student] alone: designs are searched, built and served as '
+                "classifiers of texts. Drop [space] and what goes with it",
+            )
         if "student" in data and "space" not in data:
             yield "student", "is for `atb distill`; a recipe without [space] has nothing to search"
         targets = data.get("target")
@@ -163,12 +171,31 @@ def _stage_needs(recipe: BaseRecipe, name: str, section: Distill | Supernet) -> 
         where = f"stage {stage.name!r} of [{name}]" if section.stage else f"[{name}]"
         if stage.data == "transfer" and recipe.transfer is None:
             yield name, f"{where} learns from transfer text: the recipe needs a table [transfer]"
-        if stage.data == "augmented" and recipe.augmentation is None:
+        if stage.data == "augmented" and recipe.augmentation is None and recipe.task.kind != "squad":
             yield name, f"{where} learns from augmented rows: the recipe needs a table [augmentation]"
         if stage.teacher == "multitask" and not recipe.teacher.tasks:
             yield name, f"{where} has a teacher of several tasks: list the others as [[teacher.tasks]]"
         if stage.teacher == "pretrained" and stage.losses.soft_label:
             yield name, f"{where}: a teacher that never saw the task has no answers: set soft_label to 0"
+
+
+def _question_limits(recipe: BaseRecipe) -> Iterator[tuple[str, str]]:
+    """What rows with a label can do and questions about contexts cannot."""
+    if recipe.teacher.tasks:
+        yield "teacher", "of several tasks has rows with a label, and questions are none: drop [[teacher.tasks]]"
+    if recipe.augmentation is not None:
+        yield "augmentation", "replaces words of rows; of a context the answer would be lost: drop it"
+    try:
+        stages = recipe.distill.stages()
+    except ValueError:  # told by the section itself
+        return
+    for stage in stages:
+        where = f"stage {stage.name!r} of [distill]" if recipe.distill.stage else "[distill]"
+        if stage.data == "augmented":
+            yield "distill", f'{where} learns from augmented rows, of which questions have none: set data to "task"'
+        if recipe.transfer is not None and stage.data in ("transfer", "all") and stage.losses.soft_label:
+            what = 'of which nobody asks anything: set soft_label to 0 there, or data to "task"'
+            yield "distill", f"{where}: transfer text is single sentences, {what}"
 
 
 def _limits(targets: list[Any]) -> Iterator[tuple[str, str]]:

@@ -111,6 +111,11 @@ class Task(_Rows):
         if data.get("kind") == "glue":
             yield from cls._glue_rules(data)
             return
+        yield from cls._split_rules(data)
+        yield from cls._squad_rules(data) if data.get("kind") == "squad" else cls._column_rules(data)
+
+    @classmethod
+    def _split_rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         files = [key for key in ("train", "search_dev", "test") if key in data]
         if "path" in data:
             if files:
@@ -128,7 +133,6 @@ class Task(_Rows):
                 yield "search_dev", "give exactly one of search_dev (a file) and search_dev_rows (taken out of train)"
             if "test_rows" in data:
                 yield "test_rows", "goes with path; the rows of a test file are all used"
-        yield from cls._column_rules(data)
 
     @classmethod
     def _column_rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -151,6 +155,13 @@ class Task(_Rows):
         for key in sorted({"text", "label", "where", "subset", "header", "train", "search_dev", "test", "test_rows"}):
             if key in data:
                 yield key, "does not go with a GLUE task, whose columns and splits are known; drop it"
+
+    @classmethod
+    def _squad_rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """SQuAD says itself where question, context and answers are."""
+        for key in sorted({"text", "label", "where", "subset", "header", "name"}):
+            if key in data:
+                yield key, "does not go with SQuAD, whose json has question, context and answers; drop it"
 
     def sources(self) -> dict[str, Source]:
         """`{"all"}` where one set is to be split, else `{"train", "test"}` and maybe `"search_dev"`."""

@@ -83,6 +83,14 @@ def contestants(run: Run, *, compare: bool) -> list[Contestant]:
     return found
 
 
+def take_part(run: Run, *, compare: bool) -> None:
+    """What `finish` trains, in the processes that are not the first: the rest is done by that one."""
+    whole = run.ordered.shape
+    by_hand = [(x, baseline(x, whole), False) for x in run.recipe.compare.baselines if compare]
+    for name, subnet, inherits in [("winner", run.winner.subnet, True), *by_hand]:
+        run.student_stage(name, subnet, inherits=inherits)
+
+
 def load_measured(run: Run, contestant: Contestant) -> Engine:
     """The contestant's engine for the measured target, from its bundle, whose hashes are checked first."""
     bundle = read_bundle(contestant.bundle.folder / "bundle")
@@ -98,7 +106,7 @@ def measure_all(run: Run, found: Sequence[Contestant]) -> Stage:
     def make(folder: Path) -> dict[str, Any]:
         texts, labels = run.texts("test"), run.labels("test")
         metrics = run.data.metrics(run.teacher.labels)
-        further = {name: (run.texts_of(rows), run.labels_of(rows)) for name, rows in run.data.more_tests.items()}
+        further = {name: (run.texts(name), run.labels(name)) for name in run.data.more_tests}
         scores: dict[str, dict[str, float]] = {}
         with ExitStack() as stack:
             engines = {x.name: stack.enter_context(load_measured(run, x)) for x in found}

@@ -24,6 +24,7 @@ from atb_export.recipe_sections import Phase
 from atb_export.scoring import Tuning
 from atb_export.searching import SearchJob, search_targets
 from atb_export.starting import start_of, supernet_shape
+from atb_export.task import TaskData
 from atb_export.teaching import Student, collect, search_dev_score
 from atb_export.verify import Parity, compare, probe_texts, reference_logits, refuse
 from atb_export.work import CALIBRATION_ROWS, WorkInputs
@@ -52,6 +53,13 @@ class Run(Course):
     recipe: Recipe
     executor: Callable[[WorkInputs], Executor] = LocalExecutor
 
+    @cached_property
+    def data(self) -> TaskData:
+        """Rows: a recipe with a search has no other task."""
+        found = super().data
+        assert isinstance(found, TaskData)  # the recipe's own check
+        return found
+
     # --- supernet ------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -75,7 +83,9 @@ class Run(Course):
         inputs: list[Any] = [self.teacher_stage.fingerprint, self.recipe.fingerprint("space", "supernet", "transfer")]
         inputs.append(self.length)
         if not self._in_stages:
-            return self.workspace.stage("supernet", inputs, lambda folder: self._make_at_once(folder, str(inputs)))
+            return self.workspace.stage(
+                "supernet", inputs, lambda folder: self._make_at_once(folder, str(inputs)), together=True
+            )
         student, stages = self._supernet_student(), self.recipe.supernet.stages(self.skip)
         inputs = [*student.inputs, [x.fingerprint for x in stages], [self.lesson_inputs(x) for x in stages]]
 
@@ -83,7 +93,7 @@ class Run(Course):
             collect(self, student, stages, folder / "supernet.safetensors")
             return {"space_size": self.space.size()}
 
-        return self.workspace.stage("supernet", inputs, make)
+        return self.workspace.stage("supernet", inputs, make, together=True)
 
     def _supernet_student(self) -> Student:
         """What the stages of the supernet teach."""
@@ -103,12 +113,18 @@ class Run(Course):
         )
 
     def _make_at_once(self, folder: Path, inputs: str) -> dict[str, Any]:
-        net = supernet_from_bert(self.teacher.model)
+        def in_order() -> Supernet:
+            if not self.workspace.is_main:
+                return load_supernet(folder / "ordered.safetensors")
+            net = supernet_from_bert(self.teacher.model)
+            scores = self.importance(net)
+            assert scores is not None  # `importance = "none"` is of later recipes
+            reorder(net, scores)
+            save_supernet(folder / "ordered.safetensors", net)
+            return net
+
+        net = self.workspace.first("the order of dims", in_order)
         self.ui.say(f"supernet: {self.space.size():,} subnets of {net.shape}")
-        scores = self.importance(net)
-        assert scores is not None  # `importance = "none"` is of later recipes
-        reorder(net, scores)
-        save_supernet(folder / "ordered.safetensors", net)
         teacher = copy.deepcopy(net)
         (stage,) = self.recipe.supernet.stages()
         with self.ui.progress("supernet") as progress:
@@ -125,7 +141,8 @@ class Run(Course):
                 engine=self.engine,
                 watch=self.watch(net, stage, folder, self.space),
             )
-        save_supernet(folder / "supernet.safetensors", net)
+        if self.workspace.is_main:
+            save_supernet(folder / "supernet.safetensors", net)
         return {"space_size": self.space.size()}
 
     @cached_property
@@ -246,7 +263,10 @@ class Run(Course):
         ]
         if not part.later & part.plain().keys():
             return self.workspace.stage(
-                name, inputs, lambda folder: self._make_student(folder, name, subnet, str(inputs), inherits=inherits)
+                name,
+                inputs,
+                lambda folder: self._make_student(folder, name, subnet, str(inputs), inherits=inherits),
+                together=True,
             )
         scratch = part.from_scratch and inherits
         is_cut = not scratch and (not inherits or self.recipe.supernet.initial != "random")
@@ -262,11 +282,13 @@ class Run(Course):
 
         def make(folder: Path) -> dict[str, Any]:
             collect(self, student, stages, folder / "dense.safetensors")
+            if not self.workspace.is_main:
+                return {}
             sliced = self._sliced(name, subnet, inherits=inherits, scratch=False)[1]
             net = load_supernet(folder / "dense.safetensors")
             return {"slice": sliced.to_json(), "search_dev": search_dev_score(self, net)}
 
-        return self.workspace.stage(name, inputs, make)
+        return self.workspace.stage(name, inputs, make, together=True)
 
     def _sliced(self, name: str, subnet: SubnetConfig, *, inherits: bool, scratch: bool) -> tuple[Supernet, Parity]:
         """The subnet as a network of its own, and how it was held against the network it was cut from."""
@@ -303,6 +325,8 @@ class Run(Course):
                 progress=progress,
                 engine=self.engine,
             )
+        if not self.workspace.is_main:
+            return {}
         save_supernet(folder / "dense.safetensors", net)
         return {"slice": parity.to_json(), "search_dev": search_dev_score(self, net)}
 

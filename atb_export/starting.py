@@ -8,7 +8,7 @@ from pathlib import Path
 
 from atb_export.recipe_space import Space
 from supernet.checkpoint import load_supernet
-from supernet.facts import ModelFacts
+from supernet.facts import Head, ModelFacts
 from supernet.growth import with_stack
 from supernet.initial import random_supernet, started_from
 from supernet.model import Supernet
@@ -55,7 +55,7 @@ def start_of(
     """
     if initial == "random":
         return random_supernet(shape, facts or teacher.facts, seed=seed)
-    source = teacher if initial == "teacher" else _other(initial, labels, seed=seed)
+    source = teacher if initial == "teacher" else _other(initial, labels, seed=seed, head=teacher.facts.head)
     stack = max(layer.ffn_stack for layer in shape.layers)
     if stack > min(layer.ffn_stack for layer in source.shape.layers):
         source = with_stack(source, stack)
@@ -80,8 +80,8 @@ def _stacked(teacher: SubnetConfig, asked: Preset) -> SubnetConfig:
     return SubnetConfig(hidden_size=min(teacher.hidden_size, max(asked.hidden_sizes)), layers=tuple(layers))
 
 
-def _other(initial: str, labels: Sequence[str], *, seed: int) -> Supernet:
+def _other(initial: str, labels: Sequence[str], *, seed: int, head: Head = "sequence") -> Supernet:
     """The supernet in a file of ours, or the encoder in a folder of `transformers`."""
     if Path(initial).is_file():
         return load_supernet(Path(initial))
-    return supernet_from_bert(load_teacher(initial, labels=labels, seed=seed).model)
+    return supernet_from_bert(load_teacher(initial, labels=labels, seed=seed, head=head).model)

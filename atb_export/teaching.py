@@ -12,7 +12,7 @@ from typing import Any
 from atb_export.course import Course
 from atb_export.workspace import Stage as Done
 from supernet.checkpoint import load_supernet, load_tensors, save_supernet, save_tensors
-from supernet.distillation import predict, teach
+from supernet.distillation import teach
 from supernet.heads import head_axes
 from supernet.model import Supernet
 from supernet.projection import Projector
@@ -61,7 +61,7 @@ def taught(course: Course, student: Student, stages: Sequence[Stage]) -> Taught:
         def make(folder: Path, stage: Stage = stage, previous: Done | None = previous, inputs: Any = inputs) -> Any:
             return _teach(course, student, stage, folder, previous, str(inputs))
 
-        before = course.workspace.stage(f"{student.name}-{stage.name}", inputs, make)
+        before = course.workspace.stage(f"{student.name}-{stage.name}", inputs, make, together=True)
         fingerprint = before.fingerprint
         told.append({"name": stage.name, "seconds": before.seconds, **before.result})
     return Taught(net=None if before is None else before.folder / _NET, fingerprint=fingerprint, stages=tuple(told))
@@ -70,6 +70,8 @@ def taught(course: Course, student: Student, stages: Sequence[Stage]) -> Taught:
 def collect(course: Course, student: Student, stages: Sequence[Stage], file: Path) -> None:
     """The network after the stages, in `file`; the student as it starts where all of them are skipped."""
     found = taught(course, student, stages).net
+    if not course.workspace.is_main:
+        return
     if found is None:
         save_supernet(file, student.start())
     else:
@@ -103,6 +105,8 @@ def _teach(
             watch=None if learner is not net else course.watch(net, stage, folder, student.space),
             answers=folder / "answers",
         )
+    if not course.workspace.is_main:
+        return {}  # it has helped to train; the first process writes
     shutil.rmtree(folder / "answers", ignore_errors=True)
     if learner is not net:
         _take_encoder(net, learner)
@@ -118,8 +122,7 @@ def _teach(
 
 def search_dev_score(course: Course, net: Supernet) -> float:
     """How good a network is on the rows a search sees."""
-    logits = predict(net, course.texts("search_dev"))
-    return course.data.metrics(course.teacher.labels).score(logits, course.labels("search_dev"))
+    return course.scores(net, "search_dev")[course.data.primary]
 
 
 def _under_words(net: Supernet, previous: Done | None, seed: int) -> Supernet:

@@ -80,13 +80,22 @@ class Reference:
 
     @torch.no_grad()
     def logits(self, texts: TokenizedTexts) -> Logits:
-        """Float64 [rows, labels], each row on its own, without padding."""
+        """Float64 [rows, labels], each row on its own, without padding; of spans as `by_place` has them."""
         types: Sequence[list[int]] = texts.token_type_ids or [[]] * len(texts)
         keys = [(tuple(ids), tuple(of)) for ids, of in zip(texts.input_ids, types, strict=True)]
         for i, key in enumerate(keys):
             if key not in self._known:
                 self._known[key] = self.net(**texts.batch([i])).logits[0].numpy()
-        return np.stack([self._known[key] for key in keys])
+        found = [self._known[key] for key in keys]
+        return np.stack(found) if self.net.facts.head == "sequence" else by_place(found)
+
+
+def by_place(logits: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Logits [tokens, labels] of each text as rows [texts * labels, longest] of places to choose among, so that two
+    agree where they choose the same place. Behind a text's end stands its first place's, which is not chosen again."""
+    longest = max(map(len, logits))
+    rows = [np.concatenate([x, np.repeat(x[:1], longest - len(x), axis=0)]).T for x in logits]
+    return np.concatenate(rows)
 
 
 def reference_logits(model: Supernet, texts: TokenizedTexts, subnet: SubnetConfig | None = None) -> Logits:

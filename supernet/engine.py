@@ -13,8 +13,9 @@ with n times the batch, but for rounding.
 from __future__ import annotations
 
 import atexit
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,9 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
-from supernet.errors import TrainingError
+from supernet.errors import ProcessesError, TrainingError
+from supernet.health import is_out_of_memory
+from supernet.processes import ALONE, Processes, launched
 
 Precision: TypeAlias = Literal["auto", "no", "bf16", "fp16"]
 Placed = TypeVar("Placed", Tensor, dict[str, Tensor], nn.Module)
@@ -34,9 +37,28 @@ _PIECE = 8 * 2**20
 
 
 def _leave() -> None:
-    """A process that ends in a group of them leaves it first: its threads would end the process otherwise."""
+    """A process that ends in a group of them leaves it first: its threads would mostly end the process otherwise.
+
+    Seldom they do so even then (`atb_export.cli.main` says why); a program that must not end by it ends by `os._exit`.
+    """
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def _joined(processes: Processes) -> Iterator[None]:
+    """Says of a collective that failed what it means; what else fails in one is memory."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        # "[SOURCE:LINE] what happened. Advice": the middle.
+        reason = re.sub(r"^\[[^]]*\] *", "", str(error)).split("\n")[0].split(". ")[0] or type(error).__name__
+        raise ProcessesError(
+            f"process {processes.rank + 1} of {processes.count} lost the others: {reason}. One of them ended, or the "
+            "network did; resume with --resume"
+        ) from error
 
 
 def autocast_type() -> torch.dtype | None:
@@ -120,7 +142,12 @@ class Engine:
         )
         if self.trackers:
             found.init_trackers("atb")
-        if found.num_processes > 1:
+        if found.num_processes != self.processes:
+            raise TrainingError(
+                f"the launcher speaks of {self.processes} processes, Accelerate finds {found.num_processes}: start "
+                "them by torchrun or accelerate launch, which set LOCAL_RANK too"
+            )
+        if self.processes > 1:
             atexit.register(_leave)
         return found
 
@@ -140,14 +167,18 @@ class Engine:
                 raise TrainingError(f"the tracker {name} writes files: give the engine a log_folder")
 
     @cached_property
+    def _launched(self) -> Processes:
+        return ALONE if self.local else launched()
+
+    @property
     def processes(self) -> int:
         """How many train together."""
-        return 1 if self.local else int(self.accelerator.num_processes)
+        return self._launched.count
 
-    @cached_property
+    @property
     def rank(self) -> int:
         """This process among them."""
-        return 0 if self.local else int(self.accelerator.process_index)
+        return self._launched.rank
 
     @property
     def is_main(self) -> bool:
@@ -202,7 +233,12 @@ class Engine:
 
     def total(self, value: Tensor) -> Tensor:
         """The sum over processes; each gets it."""
-        return value if self.processes == 1 else self.accelerator.reduce(value, reduction="sum")
+        if self.processes == 1:
+            return value
+        accelerator = self.accelerator
+        with _joined(self._launched):
+            found: Tensor = accelerator.reduce(value, reduction="sum")
+        return found
 
     def agree(self, value: int, what: str) -> None:
         """Raises `TrainingError` in every process unless all have the same value."""
@@ -220,8 +256,10 @@ class Engine:
         if self.processes > 1:
             from accelerate.utils import broadcast
 
-            for tensor in (*model.parameters(), *model.buffers()):
-                tensor.copy_(broadcast(tensor.detach().clone()))
+            _ = self.accelerator
+            with _joined(self._launched):
+                for tensor in (*model.parameters(), *model.buffers()):
+                    tensor.copy_(broadcast(tensor.detach().clone()))
 
     @torch.no_grad()
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -247,9 +285,8 @@ class Engine:
                 piece = []
 
     def wait(self) -> None:
-        """Until every process is here."""
-        if self.processes > 1:
-            self.accelerator.wait_for_everyone()
+        """Until every process is here, however long the others take."""
+        self._launched.wait()
 
     # --- trackers ------------------------------------------------------------------------------------------------
 
@@ -258,7 +295,16 @@ class Engine:
         if self.trackers:
             self.accelerator.log(dict(values), step=step)
 
-    def close(self) -> None:
-        """Ends the trackers' runs; with several processes, once all are here, their group too."""
-        if self.trackers or self.processes > 1:
-            self.accelerator.end_training()
+    def close(self, *, failed: bool = False) -> None:
+        """Ends the trackers' runs; with several processes, once all are here, their group too.
+
+        After a failure the group stays: to leave it may mean to wait for the others, who wait for this process.
+        """
+        if "accelerator" not in self.__dict__:
+            return
+        if self.processes > 1 and failed:
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
+            return
+        self.wait()
+        self.accelerator.end_training()

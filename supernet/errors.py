@@ -21,5 +21,9 @@ class TrainingError(SupernetError):
     """A training that diverged."""
 
 
+class ProcessesError(SupernetError):
+    """Processes that train together and have lost each other, or do not see the same files."""
+
+
 class StageError(SupernetError):
     """A stage of a training that cannot be taught as it stands."""

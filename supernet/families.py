@@ -263,7 +263,7 @@ def stock_settings(net: Supernet, family: Family) -> dict[str, Any] | None:
     facts, shape = net.facts, net.shape
     if not shape.is_stock_bert or facts.pooler_activation != family.pooler_activation:
         return None
-    if facts.head != "sequence" or facts.embedding != "table":
+    if facts.head not in ("sequence", "span") or facts.embedding != "table":
         return None
     if not family.token_types and (facts.type_vocab_size, facts.layer_norm_eps) != (1, _DISTILBERT_EPS):
         return None
@@ -294,7 +294,7 @@ def stock_weights(net: Supernet, family: Family) -> dict[str, Tensor]:
     if family.offset:
         unused = positions.new_zeros(net.facts.pad_token_id + 1, positions.shape[1])
         ours["position_embeddings.weight"] = torch.cat([unused, positions])
-    return {family.names.of(name): tensor for name, tensor in ours.items()}
+    return {family.names.of(name, net.facts.head): tensor for name, tensor in ours.items()}
 
 
 def _modern(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -16,9 +16,14 @@ from torch import Tensor
 from supernet.batches import TokenizedTexts
 from supernet.data.squad import Question
 from supernet.errors import DataError
+from supernet.losses import hard_span
 from supernet.model import Supernet
+from supernet.ragged import Ragged
 from supernet.space import SubnetConfig
 from supernet.training import autocast_type
+
+LABELS = ("start", "end")
+"""Of the two logits of every token."""
 
 _QUESTIONS = 500  # tokenised at a time
 
@@ -67,8 +72,8 @@ def span_features(
             "needed. Raise max_length or lower doc_stride"
         )
     has_types = "token_type_ids" in tokenizer.model_input_names
-    ids: list[list[int]] = []
-    types: list[list[int]] = []
+    ids: list[NDArray[np.int32]] = []
+    types: list[NDArray[np.int32]] = []
     places: list[NDArray[np.int32]] = []
     owner: list[int] = []
     spans: list[tuple[int, int]] = []
@@ -89,16 +94,16 @@ def span_features(
             number, question = some[of]
             chars = np.array(encoded["offset_mapping"][i], dtype=np.int32).reshape(-1, 2)
             chars[[x != 1 for x in encoded.sequence_ids(i)]] = -1
-            ids.append(encoded["input_ids"][i])
+            ids.append(np.array(encoded["input_ids"][i], dtype=np.int32))
             if has_types:
-                types.append(encoded["token_type_ids"][i])
+                types.append(np.array(encoded["token_type_ids"][i], dtype=np.int32))
             owner.append(number)
             spans.append(_span(chars, question))
             if offsets:
                 places.append(chars)
     texts = TokenizedTexts(
-        input_ids=tuple(ids),
-        token_type_ids=tuple(types) if has_types else None,
+        input_ids=_ragged(ids),
+        token_type_ids=_ragged(types) if has_types else None,
         pad_token_id=int(tokenizer.pad_token_id or 0),
     )
     return SpanFeatures(
@@ -107,6 +112,12 @@ def span_features(
         spans=torch.tensor(spans, dtype=torch.int64),
         offsets=tuple(places),
     )
+
+
+def _ragged(rows: Sequence[NDArray[np.int32]]) -> Ragged:
+    """One array of them all: lists of a hundred thousand windows would take gigabytes."""
+    counts = np.array([len(x) for x in rows], dtype=np.int32)
+    return Ragged(np.concatenate(rows), np.cumsum(counts, dtype=np.int64) - counts, counts)
 
 
 def _cut_questions(tokenizer: Any, texts: Sequence[str], tokens: int) -> list[str]:
@@ -142,6 +153,19 @@ def span_logits(
             for row, answer, count in zip(rows, logits, batch["attention_mask"].sum(1).tolist(), strict=True):
                 found[row] = answer[:count].copy()
     return found
+
+
+def loss_and_exact(lengths: Sequence[int]) -> Callable[[Tensor, Tensor], dict[str, float]]:
+    """What `supernet.watch` tells of windows with so many tokens: from float logits [windows, S, 2] and int64 spans
+    [windows, 2] the loss, and the share of windows whose start and end are both the likeliest."""
+
+    def judge(logits: Tensor, spans: Tensor) -> dict[str, float]:
+        mask = (torch.arange(logits.shape[1])[None] < torch.tensor(lengths)[:, None]).long()
+        best = logits.masked_fill(mask[..., None] == 0, -math.inf).argmax(1)
+        exact = (best == spans).all(1).float().mean().item()
+        return {"loss": hard_span(logits, spans, mask).item(), "exact": exact}
+
+    return judge
 
 
 @dataclass(frozen=True, kw_only=True)

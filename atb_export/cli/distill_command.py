@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import click
 
 from atb_export.cli.output import emit, table
-from atb_export.cli.recipe_commands import recipe_command, working
+from atb_export.cli.recipe_commands import left, recipe_command, working
 from atb_export.recipe import load_student_recipe
 from atb_export.ui import Ui
 
@@ -63,12 +62,17 @@ def distill_command(recipe: Path, resume: bool, threads: int | None, skipped: tu
       atb distill recipes/tinybert.toml --resume              after an interruption
       atb distill recipes/ernie-tiny.toml --skip-stage ged    what is a stage worth?
       atb export runs/tinybert/model --out runs/tinybert/bundle
+      accelerate launch --num_processes 8 -m atb_export distill recipes/tinybert.toml
     """
     checked = load_student_recipe(recipe)
     with working(checked, resume=resume, threads=threads, skipped=skipped) as (final, workspace):
         from atb_export.distilling import Distillation
 
-        with closing(Distillation(recipe=final, workspace=workspace, ui=Ui(), skip=frozenset(skipped))) as distillation:
+        ui = Ui(quiet=not workspace.is_main)
+        distillation = Distillation(recipe=final, workspace=workspace, ui=ui, skip=frozenset(skipped))
+        with left(distillation):
+            if not workspace.is_main:
+                return distillation.take_part()
             result = distillation.finish()
         show(result, workspace.folder)
         emit(result, as_json=as_json)

@@ -157,7 +157,9 @@ def _limits(found: Found, limits: tuple[str, ...], target: str | None) -> list[f
 class _FinishedStages(Workspace):
     """Reads stages back and makes none."""
 
-    def stage(self, name: str, inputs: object, make: Callable[[Path], dict[str, Any]]) -> Stage:
+    def stage(
+        self, name: str, inputs: object, make: Callable[[Path], dict[str, Any]], *, together: bool = False
+    ) -> Stage:
         stage = self._finished(name, self.folder / "stages" / name, fingerprint_of(name, inputs))
         if stage is None:
             raise WorkspaceError(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from atb_export.recipe import BaseRecipe, Recipe, load_recipe
 from atb_export.recipe_errors import nearest_of
 from atb_export.recipe_sections import Target
 from atb_export.ui import Ui
+from supernet.processes import launched
 
 AnyRecipe = TypeVar("AnyRecipe", bound=BaseRecipe)
 
@@ -95,7 +97,7 @@ def opened(
     from atb_export.stages import Run
 
     with working(checked, resume=resume, threads=threads, skipped=skipped) as (final, workspace):
-        run = Run(recipe=final, workspace=workspace, ui=Ui(), skip=frozenset(skipped))
+        run = Run(recipe=final, workspace=workspace, ui=Ui(quiet=not workspace.is_main), skip=frozenset(skipped))
         if executor == "ray":
             from atb_export.executors.ray import RayExecutor
             from atb_export.searching import search_targets
@@ -108,16 +110,27 @@ def opened(
                 resources=named,
                 **limit,
             )
-        with closing(run):
+        with left(run):
             yield run
+
+
+@contextmanager
+def left(course: Any) -> Iterator[None]:
+    """Ends what training has open (trackers, a group of processes), after a failure without waiting for others."""
+    try:
+        yield
+    except BaseException:
+        course.close(failed=True)
+        raise
+    course.close()
 
 
 @contextmanager
 def working(
     recipe: AnyRecipe, *, resume: bool, threads: int | None, skipped: tuple[str, ...]
 ) -> Iterator[tuple[AnyRecipe, Any]]:
-    """The recipe and its workspace. A run that skips stages has a folder of its own, and reuses what the whole run in
-    the recipe's folder has done for the same inputs."""
+    """The recipe and its workspace, for each of the processes that were launched together. A run that skips stages has
+    a folder of its own, and reuses what the whole run in the recipe's folder has done for the same inputs."""
     for name in skipped:
         if name not in (names := recipe.stage_names()):
             known = nearest_of(name, names) if names else "; the recipe lists none"
@@ -129,13 +142,17 @@ def working(
     from runtime.engine import usable_cpus
 
     quiet_libraries()
-    torch.set_num_threads(threads or usable_cpus())
+    processes = launched()
+    threads = threads or max(1, usable_cpus() // processes.here)
+    if processes.count > 1:
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # or Accelerate would choose others
+    torch.set_num_threads(threads)
     base = None
     if skipped:
         base = Path(recipe.output)
         name = "-".join(x for x in recipe.stage_names() if x in skipped)
         recipe = recipe.model_copy(update={"output": f"{recipe.output}-without-{name}"})
-    with Workspace.open(Path(recipe.output), resume=resume, base=base) as workspace:
+    with Workspace.open(Path(recipe.output), resume=resume, base=base, processes=processes) as workspace:
         yield recipe, workspace
 
 
@@ -189,8 +206,10 @@ def show(result: dict[str, Any], folder: Path) -> None:
 
 def _finish(recipe: Path, *, resume: bool, threads: int | None, as_json: bool, compare: bool, **work: Any) -> None:
     with opened(recipe, resume=resume, threads=threads, **work) as run:
-        from atb_export.result import finish
+        from atb_export.result import finish, take_part
 
+        if not run.workspace.is_main:
+            return take_part(run, compare=compare)
         result = finish(run, compare=compare)
         show(result, run.workspace.folder)
         emit(result, as_json=as_json)
@@ -235,6 +254,8 @@ def train_command(recipe: Path, resume: bool, threads: int | None, as_json: bool
     """
     with opened(recipe, resume=resume, threads=threads, **more) as run:
         stage = run.supernet_stage
+        if not run.workspace.is_main:
+            return
         click.echo(f"supernet  {stage.folder / 'supernet.safetensors'}")
         emit({"supernet": str(stage.folder), "seconds": run.workspace.seconds, **stage.result}, as_json=as_json)
 
@@ -254,6 +275,9 @@ def search_command(recipe: Path, resume: bool, threads: int | None, as_json: boo
       atb search my.toml --executor ray --address auto --resource openvino-CPU=openvino-spr
     """
     with opened(recipe, resume=resume, threads=threads, **work) as run:
+        if not run.workspace.is_main:
+            _ = run.supernet_stage  # the rest needs no training
+            return
         stage = run.search_stage
         found = found_in_result(stage.result, where=str(stage.folder))
         show_front(found, found.winner)

@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-import atb_export.course
 import atb_export.measuring
 import atb_export.packing
 import atb_export.result
+import atb_export.teachers
 import atb_export.work
 import runtime.measure
 import search.store
@@ -58,7 +58,7 @@ def made_up_latencies() -> None:
     compiler.open = open_engine  # type: ignore[method-assign]
     atb_export.work.measure = atb_export.measuring.measure = measure
     # The teacher's few steps need checkpoints too.
-    atb_export.course.TrainPlan = functools.partial(supernet.training.TrainPlan, checkpoint_every=40)
+    atb_export.teachers.TrainPlan = functools.partial(supernet.training.TrainPlan, checkpoint_every=40)
 
 
 def die(number: int = signal.SIGKILL) -> None:

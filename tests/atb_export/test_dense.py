@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,11 @@ from transformers import (
     RobertaTokenizer,
 )
 
-from atb_export.dense import DenseModel, load_dense, save_dense
+from atb_export.dense import DenseModel, as_loaded, load_dense, save_dense
 from atb_export.errors import ExportError
 from atb_export.modeling import AtbBertConfig, AtbBertForSequenceClassification
 from atb_export.onnx.graph import graph_bytes
+from atb_export.parity import Verifier
 from runtime.engine import backend
 from runtime.target import EngineTarget, Shape
 from supernet.batches import TokenizedTexts, tokenize
@@ -436,4 +438,26 @@ def test_labels_without_logits(make_dense: Dense, tmp_path: Path) -> None:
         load_dense(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config | {"facts": None}))
     with pytest.raises(ExportError, match="was not written by atb: model facts are"):
+        load_dense(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [STOCK, OTHER], ids=["stock", "other"])
+def test_a_span_head_is_saved_but_not_exported(make_dense: Dense, tmp_path: Path, shape: SubnetConfig) -> None:
+    model = make_dense(shape)
+    spans = replace(model, net=model.net.with_head("span", seed=3).eval(), labels=("start", "end"))
+    assert model.stays is None
+    assert "cannot be exported yet" in str(spans.stays)
+    save_dense(spans, tmp_path)
+    texts = tokenize(model.tokenizer, [("good", "a dull plot ."), ("the", "film and the story")], max_length=24)
+    (parity,) = Verifier(spans, texts, name="m").dense(tmp_path)
+    assert parity.passed
+    assert parity.rows == 4
+    loaded = as_loaded(tmp_path, "span")
+    with torch.no_grad():
+        words = loaded.get_input_embeddings().weight
+        words.copy_(words.roll(1, 0))
+    loaded.save_pretrained(tmp_path)
+    (broken,) = Verifier(spans, texts, name="m").dense(tmp_path)
+    assert not broken.passed
+    with pytest.raises(ExportError, match=r"QuestionAnswering: it answers questions with spans .* cannot be exported"):
         load_dense(tmp_path)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,27 +9,12 @@ import pytest
 import torch
 
 from atb_export.recipe import Recipe, parse_recipe
-from atb_export.task import (
-    TaskData,
-    augment_task,
-    label_tensor,
-    lessons,
-    load_questions,
-    load_task,
-    other_task,
-    span_lessons,
-    transfer_count,
-)
-from supernet.augmentation import AugmentPlan
-from supernet.batches import BatchOrder, tokenize
+from atb_export.task import label_tensor, load_task, other_task
+from supernet.batches import tokenize
 from supernet.data.rows import Row
 from supernet.data.source import Source
-from supernet.distillation import teach
 from supernet.errors import DataError
-from supernet.losses import UNLABELLED
 from supernet.metrics import Metrics, metrics_of
-from supernet.stage import LossWeights, Sampler, Stage
-from supernet.teacher import Teacher, load_teacher, supernet_from_bert
 
 
 @pytest.fixture
@@ -70,18 +54,6 @@ def test_a_file_for_each_split(recipe: Callable[..., Recipe], tmp_path: Path) ->
     targets = label_tensor(data.splits.test, data.labels)
     assert targets.dtype == torch.float32
     assert targets.tolist() == pytest.approx([j / 7 for j in range(12)])
-
-
-def test_transfer_text_holds_nothing_of_what_is_measured_on(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
-    held_out = load_task(recipe()).splits.test[0].texts[0]
-    path = write(tmp_path / "t.csv", ["text"], [[held_out.upper()], ["an unseen story with clever people in it."]])
-    extra = f'\n[transfer]\npath = "{path}"\nmin_words = 1\n'
-    found = load_task(recipe(extra)).transfer
-    assert found == ("an unseen story with clever people in it.",)
-    rows = [["left one", "right", i % 2] for i in range(2)] + [[f"l {i}", f"r {i}", i % 2] for i in range(300)]
-    pairs = write(tmp_path / "pairs.csv", ["a", "b", "label"], rows)
-    with pytest.raises(DataError, match=r"drop \[transfer\]"):
-        load_task(recipe(extra, task__path=pairs, task__text=["a", "b"]))
 
 
 def test_labels_are_indexed_as_the_model_has_them() -> None:
@@ -173,75 +145,7 @@ def test_plain_files_are_scored_as_ever(recipe: Callable[..., Recipe]) -> None:
     assert data.metrics(data.labels).primary == metrics_of(2).primary == "accuracy"
 
 
-# --- lessons ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def taught(recipe: Callable[..., Recipe], tiny_teacher: Path, tmp_path: Path) -> tuple[Teacher, TaskData]:
-    path = write(tmp_path / "t.csv", ["body"], [[f"an unseen story of {i} clever people."] for i in range(33)])
-    data = load_task(recipe(f'\n[transfer]\npath = "{path}"\ntext = ["body"]\n'))
-    return load_teacher(str(tiny_teacher), labels=data.labels, seed=0), data
-
-
-def test_each_kind_of_data(taught: tuple[Teacher, TaskData]) -> None:
-    teacher, data = taught
-    kinds = {kind: lessons(teacher, data, max_length=16, kind=kind) for kind in ("all", "task", "transfer")}
-    assert {kind: len(x.texts) for kind, x in kinds.items()} == {"all": 2 * 280 + 33, "task": 280, "transfer": 33}
-    own = label_tensor(data.splits.train, teacher.labels)
-    assert torch.equal(kinds["task"].labels, own)
-    assert torch.equal(kinds["all"].labels, torch.cat([own, own, torch.full((33,), UNLABELLED)]))
-    assert set(kinds["transfer"].labels.tolist()) == {UNLABELLED}
-    assert all(x.masking is not None and x.masking.mask_token_id == 4 for x in kinds.values())
-    with pytest.raises(DataError, match=r"needs \[augmentation\]"):
-        lessons(teacher, data, max_length=16, kind="augmented")
-
-
-def test_text_in_a_file_is_the_same_lesson(taught: tuple[Teacher, TaskData], tmp_path: Path) -> None:
-    teacher, data = taught
-    for kind in ("all", "transfer"):
-        memory = lessons(teacher, data, max_length=8, kind=kind)
-        kept = lessons(teacher, data, max_length=8, kind=kind, folder=tmp_path / "tokens")
-        assert list(kept.texts.input_ids) == list(memory.texts.input_ids)
-        assert torch.equal(kept.labels, memory.labels)
-        order = [BatchOrder(x.texts.lengths, batch_size=16, seed=1)[3] for x in (memory, kept)]
-        assert order[0] == order[1]
-    assert len(list((tmp_path / "tokens").iterdir())) == 1
-    assert transfer_count(teacher, data, max_length=8, folder=tmp_path / "tokens") == 33
-
-
-def test_augmented_rows(taught: tuple[Teacher, TaskData], tiny_teacher: Path, tmp_path: Path) -> None:
-    teacher, data = taught
-    plan = AugmentPlan(variants=3, candidates=4)
-    more: dict[str, Any] = {"checkpoint": str(tiny_teacher), "max_length": 16, "folder": tmp_path / "tokens"}
-    new = augment_task(teacher, data, plan, **more)
-    assert 2 * 280 < len(new) <= 3 * 280
-    found = lessons(teacher, data, max_length=16, kind="augmented", augmented=new)
-    assert len(found.texts) == 280 + len(new)
-    assert torch.equal(found.labels[:280], label_tensor(data.splits.train, teacher.labels))
-    assert set(found.labels[280:].tolist()) == {UNLABELLED}
-    words = set(teacher.tokenizer.convert_ids_to_tokens({i for ids in new.input_ids for i in ids}))
-    assert "good" in words
-    assert not {"[MASK]", "[UNK]", "[PAD]"} & words
-    assert list(augment_task(teacher, data, plan, **more).input_ids) == list(new.input_ids)
-
-
-def test_pairs_learn_from_sentences_only_where_no_answer_is_asked(
-    recipe: Callable[..., Recipe], tmp_path: Path, tiny_teacher: Path
-) -> None:
-    """General distillation needs no pairs; a teacher of pairs has nothing to say about one sentence."""
-    text = write(tmp_path / "t.csv", ["text"], [["an unseen story with clever people in it."]])
-    rows = [["left one", f"r {i}", i % 2] for i in range(2)] + [[f"l {i}", f"r {i}", i % 2] for i in range(300)]
-    path = write(tmp_path / "pairs.csv", ["a", "b", "label"], rows)
-    changes = {"task__path": path, "task__text": ["a", "b"]}
-    stages = "".join(
-        f'\n[[{section}.stage]]\nname = "{section}-{kind}"\ndata = "{kind}"\nteacher = "pretrained"\n'
-        f"loss = {{ hidden = 1.0 }}\n" if kind == "transfer" else
-        f'\n[[{section}.stage]]\nname = "{section}-{kind}"\ndata = "{kind}"\nloss = {{ soft_label = 1.0 }}\n'
-        for section in ("supernet", "distill") for kind in ("transfer", "task")
-    )  # fmt: skip
-    data = load_task(recipe(f'\n[transfer]\npath = "{text}"\n{stages}', **changes))
-    teacher = load_teacher(str(tiny_teacher), labels=data.labels, seed=0)
-    assert len(lessons(teacher, data, max_length=16, kind="transfer").texts) == 1
+# --- other tasks of a teacher -----------------------------------------------------------------------------------------
 
 
 class Other:
@@ -269,72 +173,3 @@ def test_other_tasks_hold_nothing_of_what_is_measured_on(tmp_path: Path) -> None
             Other("classification", None, path, label="label"),
             held_out=[Row(texts=(x,)) for x in ("one two.", "three")],
         )
-
-
-# --- SQuAD -----------------------------------------------------------------------------------------------------------
-
-
-def squad(path: Path, contexts: range, *, impossible: bool = False) -> str:
-    paragraphs = []
-    for i in contexts:
-        context = f"the film {i} is of a clever actor and the plot is warm."
-        asked: list[dict[str, Any]] = [
-            {"id": f"{i}-{k}", "question": text, "answers": [{"text": x, "answer_start": context.index(x)}]}
-            for k, (text, x) in enumerate((("what is warm?", "the plot"), ("who is clever?", "actor")))
-        ]
-        if impossible:
-            asked.append({"id": f"{i}-2", "question": "what is dull?", "answers": [], "is_impossible": True})
-        paragraphs.append({"context": context, "qas": asked})
-    path.write_text(json.dumps({"version": "x", "data": [{"title": "t", "paragraphs": paragraphs}]}))
-    return str(path)
-
-
-def test_squad_is_learnt_and_scored(recipe: Callable[..., Recipe], tiny_teacher: Path, tmp_path: Path) -> None:
-    """A span head on the tiny teacher's own encoder, from the official json to the official scores."""
-    changes: dict[str, Any] = {
-        "task__kind": "squad",
-        "task__path": None,
-        "task__test_rows": None,
-        "task__train": squad(tmp_path / "train-v2.0.json", range(30), impossible=True),
-        "task__test": squad(tmp_path / "dev-v2.0.json", range(25, 33), impossible=True),
-        "task__search_dev_rows": 9,
-        "teacher__max_length": 36,
-    }
-    asked = recipe(**changes)
-    with pytest.raises(DataError, match="is load_questions'"):
-        load_task(asked)
-    data = load_questions(asked)
-    assert data.counts() == {"train": 3 * 22, "search_dev": 9, "test": 24}
-    assert data.has_nulls
-    teacher = load_teacher(str(tiny_teacher), labels=("a", "b"), seed=0)
-    net = supernet_from_bert(teacher.model).with_head("span")
-    train = data.features(teacher.tokenizer, "train")
-    assert train.offsets == ()
-    stage = Stage(
-        name="fine-tune",
-        teacher="none",
-        losses=LossWeights(soft_label=0, hidden=0, attention=0, hard_label=1),
-        sampler=Sampler("whole"),
-        steps=120,
-        learning_rate=3e-3,
-        batch_size=16,
-    )
-    teach(net, span_lessons(train), stage, teacher=None, seed=0)
-    found = data.score(net, data.features(teacher.tokenizer, "test"), "test")
-    assert set(found) == {
-        *("f1", "exact_match", "f1_answerable", "exact_match_answerable", "f1_impossible", "exact_match_impossible")
-    }
-    assert found["exact_match"] > 0.9, found
-    with pytest.raises(DataError, match="has rows, not questions"):
-        load_questions(recipe())
-
-
-def test_squad_from_one_file(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
-    path = squad(tmp_path / "a.json", range(20))
-    changes = {"task__kind": "squad", "task__path": path, "task__test_rows": 8, "task__search_dev_rows": 6}
-    data = load_questions(recipe(**changes))
-    assert data.counts() == {"train": 26, "search_dev": 6, "test": 8}
-    contexts = [{x.context for x in part} for part in (data.train, data.search_dev, data.test)]
-    assert len(set.union(*contexts)) == sum(map(len, contexts))
-    with pytest.raises(DataError, match="cannot be taken from"):
-        load_questions(recipe(**(changes | {"task__test_rows": 40})))

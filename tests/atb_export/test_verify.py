@@ -15,6 +15,7 @@ from atb_export.verify import (
     TOLERANCES,
     WORST_ROW,
     Parity,
+    by_place,
     compare,
     engine_logits,
     feeds_for,
@@ -168,3 +169,12 @@ def test_probes_spread_over_the_lengths_and_are_cut() -> None:
     assert (picked.input_ids[0][0], picked.input_ids[-1][0]) == (1, 30)
     assert len(probe_texts(texts_of(4, 2), length=9, count=8)) == 2
     assert len(probe_texts(texts_of(4, 2), length=9, count=1)) == 1
+
+
+def test_spans_are_compared_by_the_place_they_choose() -> None:
+    """Starts and ends of each text, one row each; behind a text's end nothing new stands, so nothing is chosen."""
+    short, long = np.array([[1.0, 5.0], [2.0, 4.0]]), np.array([[0.0, 1.0], [3.0, 0.0], [7.0, 9.0]])
+    rows = by_place([short, long])
+    assert rows.tolist() == [[1.0, 2.0, 1.0], [5.0, 4.0, 5.0], [0.0, 3.0, 7.0], [1.0, 0.0, 9.0]]
+    assert rows.argmax(-1).tolist() == [1, 0, 2, 2]
+    assert compare("m", "s", rows, rows, precision="f32").label_agreement == 1.0

@@ -3,13 +3,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed import HashStore
 
+import atb_export.workspace
 from atb_export.errors import WorkspaceError
 from atb_export.workspace import Workspace, fingerprint_of
+from supernet.processes import Processes
 
 
 class Maker:
@@ -141,3 +146,116 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_fingerprints_tell_plain_data_apart() -> None:
     assert fingerprint_of("a", {"x": 1, "y": [2]}) == fingerprint_of("a", {"y": [2], "x": 1})
     assert len({fingerprint_of(x) for x in (["a", "b"], ["ab"], "ab", [1], ["1"], [1.5], None)}) == 7
+
+
+# --- several processes: threads in their place -----------------------------------------------------------------------
+
+
+def in_two(*calls: Callable[[Processes], Any]) -> list[Any]:
+    """What each of two processes returns, or raises."""
+    store = HashStore()
+
+    def one(rank: int) -> Any:
+        processes = Processes(count=2, rank=rank, here=2)
+        processes.__dict__["_store"] = store
+        try:
+            return calls[rank % len(calls)](processes)
+        except Exception as error:
+            processes.fails()
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        return [x.result(timeout=30) for x in [pool.submit(one, rank) for rank in range(2)]]
+
+
+def test_the_first_of_two_makes_and_the_other_reads(tmp_path: Path) -> None:
+    makers = [Maker(), Maker()]
+
+    def work(processes: Processes) -> Any:
+        with Workspace.open(tmp_path, resume=False, processes=processes) as run:
+            assert run.is_main == (processes.rank == 0)
+            first = run.stage("one", 1, makers[processes.rank])
+            again = run.stage("one", 1, makers[processes.rank])
+            processes.wait()
+            return first, again
+
+    (made, _), (read, again) = in_two(work)
+    assert [x.calls for x in makers] == [1, 0]
+    assert made == read == again
+    assert (tmp_path / "processes.json").is_file()
+
+
+def test_both_make_together_in_one_folder(tmp_path: Path) -> None:
+    def work(processes: Processes) -> Any:
+        def make(folder: Path) -> dict[str, Any]:
+            inner = run.stage("inner", 1, lambda _: {"inner": True}, together=True)
+            processes.wait()  # deadlocks unless both are here
+            if run.is_main:
+                (folder / "made").write_text("whole")
+                return inner.result
+            return {"other": "is left"}
+
+        with Workspace.open(tmp_path, resume=True, processes=processes) as run:
+            stage = run.stage("outer", 1, make, together=True)
+            text = (stage.folder / "made").read_text()
+            processes.wait()
+            return stage.result, text
+
+    assert in_two(work) == [({"inner": True}, "whole")] * 2
+    assert in_two(work) == [({"inner": True}, "whole")] * 2  # nobody waits for what is done
+
+
+def test_what_is_kept_in_files_is_found_by_the_first_first(tmp_path: Path) -> None:
+    order: list[int] = []
+
+    def work(processes: Processes) -> Any:
+        with Workspace.open(tmp_path, resume=True, processes=processes) as run:
+            found = run.first("texts", lambda: order.append(processes.rank) or processes.rank)
+            processes.wait()
+            return found
+
+    assert in_two(work) == [0, 1]
+    assert order == [0, 1]
+
+
+def test_processes_of_other_inputs_are_refused(tmp_path: Path) -> None:
+    def work(processes: Processes) -> Any:
+        with Workspace.open(tmp_path, resume=True, processes=processes) as run:
+            run.stage("one", f"rows of {processes.rank}", Maker())
+
+    _, error = in_two(work)
+    assert isinstance(error, WorkspaceError)
+    assert "process 2 of 2: the first says that one is done, but of other inputs" in str(error)
+
+
+def test_processes_that_see_other_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atb_export.workspace, "_UNSEEN_S", 0.2)
+
+    def work(processes: Processes) -> Any:
+        with Workspace.open(tmp_path / str(processes.rank), resume=True, processes=processes) as run:
+            processes.wait()
+            return run
+
+    errors = in_two(work)
+    assert "must see the same files. Put the output on a folder that all machines share" in str(errors[1])
+
+
+def test_a_run_is_trained_by_as_many_processes_as_began_it(tmp_path: Path) -> None:
+    def work(processes: Processes) -> Any:
+        with Workspace.open(tmp_path, resume=True, processes=processes) as run:
+            stage = run.stage("trained", 1, lambda _: {}, together=True)
+            processes.wait()
+            return run.trains, stage.result
+
+    assert in_two(work) == [(2, {})] * 2
+    with Workspace.open(tmp_path, resume=True) as run:
+        assert run.trains == 2
+        assert run.stage("trained", 1, Maker(), together=True).result == {}
+        assert run.stage("measured", 1, Maker()).result == {"answer": 42}
+        with pytest.raises(
+            WorkspaceError, match=r"begun by 2 .* goes on in 1, .*'more' is not trained yet.*with 2, or"
+        ):
+            run.stage("more", 1, Maker(), together=True)
+    with Workspace.open(tmp_path / "new", resume=False) as run:
+        assert run.trains == 1
+        assert not (tmp_path / "new" / "processes.json").exists()

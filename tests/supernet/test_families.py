@@ -382,3 +382,17 @@ def test_a_family_expresses_no_other_head_and_no_projection(change: dict[str, An
     facts = ModelFacts(vocab_size=60, max_position_embeddings=18)
     assert stock_settings(Supernet(shape=shape, facts=facts), FAMILIES["bert"]) is not None
     assert stock_settings(Supernet(shape=shape, facts=replace(facts, **change)), FAMILIES["bert"]) is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", EACH)
+def test_a_span_head_there_and_back(make_with: Callable[..., Any], family: str) -> None:
+    model = make_with(family, "span")
+    net = supernet_of(model.config, model.state_dict(), where="here", head="span")
+    settings = stock_settings(net, FAMILIES[family])
+    assert settings is not None
+    again = AutoModelForQuestionAnswering.from_config(AutoConfig.for_model(family, **settings, num_labels=2)).eval()
+    again.load_state_dict(stock_weights(net, FAMILIES[family]))
+    batch = texts(model.config)
+    kept = batch["attention_mask"] == 1  # RoBERTa's padding has a position of its own
+    assert torch.equal(logits_of(again(**batch), "span")[kept], logits_of(model(**batch), "span")[kept])

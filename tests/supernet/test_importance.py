@@ -317,3 +317,18 @@ def test_an_ordered_cut_keeps_more_of_the_answer_than_an_unordered_one(
     every = {"heads": 2, "ffn_size": 20, "hidden_size": 36}
     for sizes in ({"heads": 2}, {"ffn_size": 10}, {"hidden_size": 36}, {"head_size": 6}, every):
         assert lost(ordered, **sizes) < 0.5 * lost(model, **sizes), sizes
+
+
+def test_importance_of_spans_is_of_their_loss(model: Supernet, make_batch: Make) -> None:
+    """The same scores however wide a batch is padded; other spans give others."""
+    net = model.with_head("span", seed=1)
+    batch = make_batch(6, 9, seed=2)
+    spans = torch.tensor([[1, 2], [0, 0], [3, 3], [1, 1], [0, 1], [0, 0]]).clamp(max=2)
+    wider = {name: torch.nn.functional.pad(x, (0, 4)) for name, x in batch.items()}
+    one, padded, other = (
+        measure_importance(net, [(inputs, labels)])
+        for inputs, labels in ((batch, spans), (wider, spans), (batch, spans.flip(0)))
+    )
+    torch.testing.assert_close(one.hidden, padded.hidden, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(one.layers, padded.layers, rtol=1e-3, atol=1e-6)
+    assert not torch.allclose(one.hidden, other.hidden, rtol=1e-3)

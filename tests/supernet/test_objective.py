@@ -276,3 +276,30 @@ def test_a_subnet_copies_the_largest_perfectly_where_it_is_the_largest(make_supe
         assert pairs.hidden
         loss = weighted_sum(Questions(mask=batch["attention_mask"], weights=weights), output, output, pairs=pairs)
         assert loss.item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_answers_of_spans_by_hand_and_nothing_of_padding() -> None:
+    """Two texts, of three and of two tokens; what stands behind their end changes nothing, and learns nothing."""
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
+    student, teacher = torch.zeros(2, 4, 2), torch.zeros(2, 4, 2)
+    teacher[0, 1, 0] = math.log(2)  # starts at 1 with a half, ends anywhere in three
+    student[1, 0, 1] = math.log(3)  # ends at 0 with three quarters; the teacher: anywhere in two
+    thirds, halves = math.log(3), math.log(2)
+    soft = ((thirds + thirds) + (halves - (math.log(0.75) + math.log(0.25)) / 2)) / 4
+    labels = torch.tensor([[1, 2], [UNLABELLED, UNLABELLED]])
+
+    def loss(at_student: float, at_teacher: float, **terms: float) -> Tensor:
+        weights = LossWeights(**({"soft_label": 0.0, "hidden": 0.0, "attention": 0.0} | terms))
+        asked = Questions(mask=mask, weights=weights, labels=labels, head="span")
+        held, told = student.clone().requires_grad_(), teacher.clone()
+        with torch.no_grad():
+            held[mask == 0], told[mask == 0] = at_student, at_teacher
+        found = weighted_sum(asked, SupernetOutput(logits=held), SupernetOutput(logits=told), pairs=Paired((), ()))
+        found.backward()
+        assert (held.grad[mask == 0] == 0).all()
+        assert torch.isfinite(held.grad).all()
+        return found.detach()
+
+    for beside in ((0.0, 0.0), (60.0, -60.0), (-60.0, 60.0)):
+        assert loss(*beside, soft_label=1.0).item() == pytest.approx(soft, rel=1e-5)
+        assert loss(*beside, hard_label=2.0).item() == pytest.approx(2 * thirds, rel=1e-5)

@@ -14,6 +14,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     BertTokenizer,
     DistilBertTokenizer,
@@ -22,9 +23,21 @@ from transformers import (
 )
 
 from supernet.batches import tokenize
+from supernet.engine import WHOLE, Engine
 from supernet.errors import TeacherError
 from supernet.families import FAMILIES
-from supernet.teacher import Teacher, find_teacher, fine_tune, load_teacher, save_teacher, supernet_from_bert
+from supernet.model import Supernet
+from supernet.spans import LABELS as SPANS
+from supernet.teacher import (
+    Teacher,
+    batch_loss,
+    find_teacher,
+    fine_tune,
+    load_teacher,
+    logits_of,
+    save_teacher,
+    supernet_from_bert,
+)
 from supernet.training import TrainPlan
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -201,3 +214,73 @@ def test_law_1_on_a_real_checkpoint() -> None:
     wanted = teacher.model.double()(**batch).logits
     assert wanted.std() > 1e-3
     assert (net(**batch).logits - wanted).abs().max() < 1e-9
+
+
+# --- spans -----------------------------------------------------------------------------------------------------------
+
+PAIRS = [("who", "anna met bert"), ("where", "in rome"), ("who", "so carl did")] * 4
+
+
+def span_teacher(folder: Path, *, seed: int = 0) -> Teacher:
+    return load_teacher(str(folder), labels=SPANS, seed=seed, head="span")
+
+
+@torch.no_grad()
+def spans_of(model: Any, teacher: Teacher) -> torch.Tensor:
+    batch = tokenize(teacher.tokenizer, PAIRS[:3], max_length=24).batch(range(3))
+    output = model(**batch)
+    return (output.logits if isinstance(model, Supernet) else logits_of(output)) * batch["attention_mask"][..., None]
+
+
+@pytest.mark.parametrize("family", EACH)
+def test_an_encoder_learns_spans_and_its_supernet_starts_as_its_equal(tmp_path: Path, family: str) -> None:
+    teacher = span_teacher(write(tmp_path / "before", family))
+    assert (teacher.head, teacher.labels) == ("span", SPANS)
+    assert not torch.equal(
+        spans_of(teacher.model, teacher), spans_of(span_teacher(tmp_path / "before", seed=1).model, teacher)
+    )
+    texts = tokenize(teacher.tokenizer, PAIRS, max_length=24)
+    spans = torch.tensor([[3, 5], [7, 7], [0, 0]] * 4)
+    fine_tune(teacher, texts, spans, TrainPlan(steps=80, learning_rate=5e-3), batch_size=6, seed=0)
+    assert spans_of(teacher.model, teacher).argmax(1).tolist() == spans[:3].tolist()
+    save_teacher(teacher, tmp_path / "after")
+    again = span_teacher(tmp_path / "after", seed=7)  # a trained head is not drawn
+    wanted = spans_of(teacher.model.double(), teacher)
+    assert (spans_of(again.model.double(), again) - wanted).abs().max() < 1e-12
+    net = supernet_from_bert(again.model).double()
+    assert (net.facts.head, net.facts.num_labels) == ("span", 2)
+    assert (spans_of(net, again) - wanted).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("family", EACH)
+@pytest.mark.parametrize("kind", [AutoModelForMaskedLM, AutoModelForSequenceClassification])
+def test_other_heads_are_left_where_spans_are_asked_for(tmp_path: Path, family: str, kind: Any) -> None:
+    write(tmp_path, family, kind, num_labels=1, problem_type="regression")
+    assert span_teacher(tmp_path).labels == SPANS
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_a_span_head_that_lacks_a_weight(tmp_path: Path, family: str) -> None:
+    write(tmp_path, family, AutoModelForQuestionAnswering)
+    state = load_file(tmp_path / "model.safetensors")
+    save_file({k: v for k, v in state.items() if k != "qa_outputs.bias"}, tmp_path / "model.safetensors",
+              {"format": "pt"})  # fmt: skip
+    with pytest.raises(TeacherError, match=r"lacks 1 of its weights, such as qa_outputs\.bias"):
+        span_teacher(tmp_path)
+
+
+@torch.no_grad()
+def test_the_loss_of_spans_is_that_of_transformers_without_padding(tmp_path: Path) -> None:
+    """One text, which nothing pads; and padding that nobody looks at."""
+    teacher = span_teacher(write(tmp_path, "bert"))
+    texts, spans = tokenize(teacher.tokenizer, PAIRS[:2], max_length=24), torch.tensor([[3, 5], [0, 7]])
+    losses = []
+    for row in range(2):
+        batch = texts.batch([row])
+        wanted = teacher.model(**batch, start_positions=spans[row : row + 1, 0], end_positions=spans[row : row + 1, 1])
+        got = batch_loss(teacher.model, texts, spans, [row], part=WHOLE, draw=0, engine=Engine(local=True))
+        assert got.item() == pytest.approx(wanted.loss.item(), rel=1e-6)
+        losses.append(got.item())
+    assert texts.lengths[0] != texts.lengths[1]
+    both = batch_loss(teacher.model, texts, spans, [0, 1], part=WHOLE, draw=0, engine=Engine(local=True))
+    assert both.item() == pytest.approx(sum(losses) / 2, rel=1e-6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 
 from atb_export.cli.main import COMMANDS, HELP, run
 from atb_export.cli.main import atb as group
+from supernet.processes import Processes
 
 Atb = Callable[..., Any]
 
@@ -107,3 +109,35 @@ def test_python_dash_m_is_the_same_command() -> None:
     )
     assert done.returncode == 0
     assert done.stdout.startswith("atb")
+
+
+@pytest.mark.parametrize(("rank", "told"), [(0, "atb, version"), (1, "")])
+def test_what_processes_do_not_share_is_done_by_the_first(rank: int, told: str) -> None:
+    environment = os.environ | {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    done = subprocess.run(
+        [sys.executable, "-m", "atb_export", "--version"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout[: len("atb, version")] == told
+
+
+def test_of_two_processes_the_first_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    from torch.distributed import HashStore
+
+    def fail(**_: Any) -> None:
+        raise OSError(errno.ENOSPC, "the disk says no", "some/file")
+
+    monkeypatch.setattr(group, "main", fail)
+    store = HashStore()
+    both = [Processes(count=2, rank=rank, here=2) for rank in (1, 0)]
+    for one in both:
+        one.__dict__["_store"] = store
+        assert run([], one) == 1
+    assert capsys.readouterr().err.startswith("error: process 2 of 2: the disk says no: some/file. ")
+    monkeypatch.setattr(group, "main", lambda **_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert [run([], one) for one in both] == [130, 130]
+    assert capsys.readouterr().err.count("interrupted") == 1
