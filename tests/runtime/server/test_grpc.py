@@ -53,7 +53,8 @@ def client(server: Any) -> Iterator[Client]:
 def connected(server: Any) -> Any:
     if not server.grpc_port:
         pytest.skip("the server was built without gRPC")
-    return grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}")
+    own = [("grpc.use_local_subchannel_pool", 1)]  # or channels of one process share a connection
+    return grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", options=own)
 
 
 def test_typed_contents_are_answered_as_typed_contents(client: Client, wanted: dict[str, np.ndarray]) -> None:
