@@ -28,11 +28,12 @@ class Shell {
     try {
       const json asked = json::parse(line);
       if (asked.is_object()) return open(asked).dump();
+      if (!tokenizer_) throw atb::Error(atb::Kind::invalid, "no tokenizer is open: the one that was asked was refused");
       if (asked.is_array())
-        tokenizer_.value().encode(asked.at(0).get_ref<const std::string&>(), asked.at(1).get_ref<const std::string&>(),
-                                  length_, out_, how_);
+        tokenizer_->encode(asked.at(0).get_ref<const std::string&>(), asked.at(1).get_ref<const std::string&>(),
+                           length_, out_, how_);
       else
-        tokenizer_.value().encode(asked.get_ref<const std::string&>(), length_, out_, how_);
+        tokenizer_->encode(asked.get_ref<const std::string&>(), length_, out_, how_);
       return shown();
     } catch (const atb::Error& error) {
       return json{{"error", error.what()}, {"kind", error.kind() == atb::Kind::bundle ? "bundle" : "invalid"}}.dump();
@@ -47,6 +48,7 @@ class Shell {
 
   json open(const json& asked) {
     using Strategy = atb::Truncation::Strategy;
+    tokenizer_.reset();
     if (asked.contains("file")) tokenizer_ = atb::Tokenizer::from_file(asked["file"].get<std::string>());
     if (asked.contains("json")) tokenizer_ = atb::Tokenizer::from_json(asked["json"].get_ref<const std::string&>());
     length_ = asked.value("length", std::size_t{512});
