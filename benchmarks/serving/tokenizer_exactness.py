@@ -89,7 +89,10 @@ class Outcome:
                 self.note(part, case, None, "opened", "refused")
             return
         for text, one, other in zip(texts, answers(reference, texts), native, strict=True):
-            if one != other:
+            if one is None and other is not None and len(other[0]) >= case.length:
+                # `tokenizers` panics at something behind the cut, which the native one has no reason to read.
+                self.counts["panics behind the cut"] = self.counts.get("panics behind the cut", 0) + 1
+            elif one != other:
                 self.note(part, case, text, one, other)
         self.counts[part] = self.counts.get(part, 0) + len(texts)
 
@@ -266,14 +269,16 @@ def closure(text: str) -> set[str]:
 
 
 def random_texts(tool: Path, outcome: Outcome, *, count: int, each: int, seed: int) -> None:
-    """`count` texts and pairs, `each` for one tokenizer."""
-    for start in range(0, count, each):
+    """`count` texts and pairs, `each` for one tokenizer; those of tokenizers that both refuse are not counted."""
+    start = 0
+    while (missing := count - outcome.counts.get("random texts", 0)) > 0:
         rng = Random(f"{seed} {start}")
         case = random_case(rng)
         texts: list[Text] = []
-        for _ in range(min(each, count - start)):
+        for _ in range(min(each, missing)):
             texts.append((random_text(rng), random_text(rng)) if rng.random() < 0.3 else random_text(rng))
         outcome.compare("random texts", tool, case, texts)
+        start += each
 
 
 def package_file(package: str, path: str) -> Path | None:
@@ -314,8 +319,8 @@ def real_texts(tool: Path, outcome: Outcome, *, data: Path, quick: bool) -> None
     settings = json.loads(tokenizer.read_text(encoding="utf-8"))
     for file in files:
         texts = list(dict.fromkeys(file_texts(file)))[:: 50 if quick else 1]
-        for start in range(0, len(texts), 20_000):
-            part = texts[start : start + 20_000]
+        for start in range(0, len(texts), 2000):  # an Encoding of a long text takes much memory
+            part = texts[start : start + 2000]
             outcome.compare("real texts", tool, Case(settings), part)
             outcome.compare("real texts, cut", tool, Case(settings, 64), part)
             outcome.compare("real pairs, cut", tool, Case(settings, 65), list(zip(part[::2], part[1::2], strict=False)))
