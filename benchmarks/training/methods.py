@@ -110,7 +110,7 @@ def recipe_for(data: str, method: str, folder: Path, *, steps: Sequence[int] | N
         data,
         output=folder,
         epochs=epochs,
-        augmentation=AUGMENTATION,
+        augmentation=AUGMENTATION if epochs is None else {**AUGMENTATION, "variants": 2},  # the teacher makes them
         student={**STUDENT, "initial": start, "layers": [3, 6]},
         distill={"checkpoint_every": 200, "stage": listed},
     )
