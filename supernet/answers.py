@@ -87,12 +87,6 @@ class Answers:
         if self.kept:
             _ = self._values
 
-    def remove(self) -> None:
-        """Deletes the files."""
-        if self.folder is not None and self._engine.is_main:
-            for name in self._tables:
-                self._file(name).unlink(missing_ok=True)
-
     # --- making --------------------------------------------------------------------------------------------------
 
     @cached_property
