@@ -25,7 +25,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,6 @@ from runtime.environment import environment
 from supernet.metrics import score_error
 
 STUDENT = {"depth": 2, "hidden_size": 384, "heads": 12, "ffn_size": 1536}
-TOKENS = 1.2e6
 LATENT = {"hidden": 1.0, "attention": 1.0}
 BOTH_LABELS = {"soft_label": 1.0, "hard_label": 1.0}
 LAST = {"soft_label": 1.0, "hidden": 1.0}
@@ -144,20 +143,21 @@ def cell(data: str, method: str, seed: int, work: Path, *, tokens: float, epochs
     }
 
 
-def judge(cells: Cells, data: Sequence[str], seeds: Sequence[int], **key: Any) -> list[dict[str, Any]]:
+def judge(cells: Cells, tokens: Mapping[str, float], seeds: Sequence[int]) -> list[dict[str, Any]]:
     """Prints a table for each data set; ours is to be at the top, or within one deviation of it."""
     targets = []
-    for name in data:
+    for name, budget in tokens.items():
         rows, scores = [], {}
         for method in METHODS:
-            found = [row for seed in seeds if (row := cells.find(data=name, method=method, seed=seed, **key))]
+            key = {"data": name, "method": method, "tokens": budget}
+            found = [row for seed in seeds if (row := cells.find(**key, seed=seed))]
             if not found:
                 continue
             mean, deviation = mean_and_deviation([row["test"] for row in found])
             scores[method] = mean, deviation
             seconds = statistics.fmean(row["seconds"] for row in found)
             rows.append([method, mean, deviation, mean / found[0]["teacher"], len(found), seconds])
-        print(f"\n{name}: {found[0]['metric']}, teacher {found[0]['teacher']:.4f}\n")
+        print(f"\n{name}: {found[0]['metric']}, teacher {found[0]['teacher']:.4f}, {budget:,.0f} tokens\n")
         table(["method", "test", "deviation", "of teacher", "seeds", "seconds"], rows)
         best = max((x for x in scores if x != "ours"), key=lambda x: scores[x][0])
         behind = scores[best][0] - scores["ours"][0]
@@ -181,11 +181,10 @@ def main() -> int:
     begun = time.monotonic()
     data = [x for x in options.data or (["quickstart"] if options.quick else DATA) if there_is(x)]
     seeds = range(1, 1 + (options.seeds or (1 if options.quick else 3)))
-    tokens = options.tokens or (TOKENS / 10 if options.quick else TOKENS)
+    tokens = {x: options.tokens or DATA[x]["tokens"] / (10 if options.quick else 1) for x in data}
     epochs = 1 if options.quick else None
     work = options.work / ("quick" if options.quick else "full")
     cells = Cells(work / "cells.jsonl")
-    key = {"tokens": tokens}
     for name in data:
         for seed in seeds:
             for method in METHODS:
@@ -193,14 +192,14 @@ def main() -> int:
                     continue
                 cells.get(
                     lambda name=name, method=method, seed=seed: cell(
-                        name, method, seed, work, tokens=tokens, epochs=epochs
+                        name, method, seed, work, tokens=tokens[name], epochs=epochs
                     ),
                     data=name,
                     method=method,
                     seed=seed,
-                    **key,
+                    tokens=tokens[name],
                 )
-    targets = judge(cells, data, seeds, **key)
+    targets = judge(cells, tokens, seeds)
     return finish(
         "training/methods",
         targets,
