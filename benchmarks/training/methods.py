@@ -52,7 +52,7 @@ STUDENT = {"depth": 2, "hidden_size": 384, "heads": 12, "ffn_size": 1536}
 LATENT = {"hidden": 1.0, "attention": 1.0}
 BOTH_LABELS = {"soft_label": 1.0, "hard_label": 1.0}
 LAST = {"soft_label": 1.0, "hidden": 1.0}
-OURS = {"soft_label": 1.0, "hidden": 1.0, "attention": 0.1}
+OURS = {"soft_label": 1.0, **LATENT}
 UNIFORM = {"layer_map": "uniform", "projection": "layer"}
 GENERAL = {**UNIFORM, "teacher": "pretrained", "data": "transfer"}
 LABELS = {"name": "labels", "teacher": "none", "data": "task", "loss": {"hard_label": 1.0}}
@@ -63,11 +63,10 @@ METHODS = ("fine-tune", "layer-cut", "tinybert", "ernie-tiny", "minilm", "ours")
 
 def stages_of(method: str, *, pairs: bool) -> list[dict[str, Any]]:
     """What a method does, as tables of a recipe with a `share` of the tokens each."""
-    if method == "ours" and pairs:
-        text = {"name": "text", "share": 0.2, "data": "transfer", "loss": {"hidden": 1.0, "attention": 0.1}}
-        inner = {"name": "inner", "share": 0.5, "data": "augmented", "loss": OURS}
-        return [text, inner, {**ANSWERS, "name": "task", "data": "task"}]
     every = "task" if pairs else "all"
+    first: dict[str, Any] = {"share": 0.5, "data": "all", "loss": OURS}
+    if pairs:
+        first = {"share": 0.3, "data": "transfer", "loss": LATENT}
     found: dict[str, list[dict[str, Any]]] = {
         "fine-tune": [{**LABELS, "share": 1.0, "rate": 2e-4}],
         "layer-cut": [
@@ -90,8 +89,8 @@ def stages_of(method: str, *, pairs: bool) -> list[dict[str, Any]]:
             {**LABELS, "share": 0.4, "rate": 5e-5},
         ],
         "ours": [
-            {"name": "inner", "share": 0.7, "data": "all", "loss": OURS},
-            {**ANSWERS, "name": "task", "data": "all"},
+            {"name": "inner", **first},
+            {"name": "task", "share": 1 - first["share"], "data": "task", "loss": {**OURS, "hard_label": 1.0}},
         ],
     }  # fmt: skip
     return found[method]
