@@ -127,9 +127,8 @@ class Course:
 
     @property
     def _precision(self) -> list[str]:
-        """What of the engine decides weights, where it is not its default: fingerprints of before stay."""
-        precision, count = self.recipe.engine.mixed_precision, self.workspace.trains
-        return [*([] if precision == "auto" else [precision]), *([] if count == 1 else [f"{count} processes"])]
+        """What of the engine decides weights."""
+        return [self.recipe.engine.mixed_precision, f"{self.workspace.trains} processes"]
 
     def _augmented(self, length: int) -> TokenizedTexts:
         part = self.recipe.augmentation

@@ -8,7 +8,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -38,8 +38,6 @@ _PLACE = re.compile(r"^(.*) \(at (.*)\)$", re.DOTALL)
 
 class BaseRecipe(Section):
     """What every recipe says: who teaches, which task, what is learnt. Relative paths start where a command is run."""
-
-    later: ClassVar[frozenset[str]] = frozenset({"seeds", "augmentation", "engine", "student"})
 
     name: str = Field(
         max_length=64,
@@ -80,12 +78,12 @@ class BaseRecipe(Section):
     def fingerprint(self, *sections: str) -> str:
         """sha256 (hexadecimal) of the named sections and the seed: equal as long as a stage made from them is valid.
 
-        Keys that are left to their defaults count with their values, but for those that came later; where measurements
-        are kept does not. Raises `ValueError` for an unknown name.
+        Keys that are left to their defaults count with their values; where measurements are kept does not. Raises
+        `ValueError` for an unknown name.
         """
         if unknown := sorted(set(sections) - set(type(self).model_fields)):
             raise ValueError(f"a recipe has {', '.join(type(self).model_fields)}; got {', '.join(unknown)}")
-        data = {name: part for name, part in self.plain().items() if name in sections or name == "seed"}
+        data = self.model_dump(mode="json", include={*sections, "seed"})
         if "search" in data:
             del data["search"]["store"]
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -43,10 +43,6 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    # Keys that recipes did not have at first: left to their defaults they take no part in a fingerprint, so that what
-    # was made before there were any stays done.
-    later: ClassVar[frozenset[str]] = frozenset()
-
     @classmethod
     def rules(cls, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """(key, problem) of what keys say together; `data` is as written, so any may be missing or wrong."""
@@ -55,20 +51,6 @@ class Section(BaseModel):
     def late_rules(self) -> Iterator[tuple[str, str]]:
         """The same of what shows only once every key is right by itself."""
         yield from ()
-
-    def plain(self) -> dict[str, Any]:
-        """JSON data that a fingerprint is taken of."""
-        found: dict[str, Any] = self.model_dump(mode="json")
-        for name, field in type(self).model_fields.items():
-            value = getattr(self, name)
-            if name in self.later and value == field.get_default(call_default_factory=True):
-                del found[name]
-            elif isinstance(value, Section):
-                found[name] = value.plain()
-            elif isinstance(value, tuple):
-                inner = zip(value, found[name], strict=True)
-                found[name] = [x.plain() if isinstance(x, Section) else data for x, data in inner]
-        return found
 
     @model_validator(mode="wrap")
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -78,8 +78,6 @@ class OtherTask(_Rows):
 class Teacher(Section):
     """The checkpoint to start from and its fine-tuning on the task; with no epochs it is taken as it is."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"tasks"})
-
     model: Text = Field(description="a model directory, package:NAME/directory or a hub name")
     epochs: int = Field(default=2, ge=0, le=1000)
     batch_size: BatchSize = 32
@@ -92,8 +90,6 @@ class Teacher(Section):
 
 class Task(_Rows):
     """What the model is to tell: one set of rows, which is split, or a file for each split, or a known task by name."""
-
-    later: ClassVar[frozenset[str]] = frozenset({"name"})
 
     kind: Literal["classification", "regression", "glue", "squad"] = "classification"
     label: Text = Field(default="label", description="the column of the labels")
@@ -180,8 +176,6 @@ class Task(_Rows):
 class Transfer(_Rows):
     """Unlabelled text whose sentences the students learn from, beside the task's own."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"wikitext"})
-
     path: Text = Field(description=_PATH)
     min_words: int = Field(default=4, ge=1, le=1000)
     max_words: int = Field(default=40, ge=1, le=10_000)
@@ -221,8 +215,6 @@ class Phase(Section):
 
 class Search(Section):
     """How many engines are built and measured, how the next ones are chosen, and where measurements are kept."""
-
-    later: ClassVar[frozenset[str]] = frozenset({"phase"})
 
     engines: int = Field(default=48, ge=1, le=100_000, description="designs to measure")
     method: Literal["nsga2", "random", "fast", "autotinybert"] = "nsga2"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidatorFunctionWrapHandler, WrapValidator
 
@@ -81,8 +81,6 @@ PresetName = Literal["autotinybert-mlm", "autotinybert-kd", "efficientbert", "pe
 
 class Space(Section):
     """The architectures to search among. Without a preset every list of sizes is needed."""
-
-    later: ClassVar[frozenset[str]] = frozenset({"cells", "slicing"})
 
     preset: PresetName | None = Field(
         default=None,

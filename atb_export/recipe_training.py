@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -48,8 +48,6 @@ LayerMapValue = Annotated[str | tuple[int, ...], BeforeValidator(_layer_map)]
 class Loss(Section):
     """Weights of the terms of the distillation loss."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"mlm"})
-
     soft_label: Weight = 1.0
     hidden: Weight = 1.0
     attention: Weight = 0.1
@@ -83,10 +81,6 @@ class StageLoss(Loss):
 
 class _Teaching(Section):
     """How students are taught: who, on what, which losses, how long."""
-
-    later: ClassVar[frozenset[str]] = frozenset(
-        {"teacher", "data", "layer_map", "projection", "length", "warmup", "accumulate"}
-    )
 
     steps: Count = 1200
     batch_size: BatchSize = 32
@@ -133,8 +127,6 @@ class _Teaching(Section):
 
 class _Sampling(_Teaching):
     """The same of a supernet: which subnets a step teaches."""
-
-    later: ClassVar[frozenset[str]] = _Teaching.later | {"sampler", "in_place", "draws"}
 
     learning_rate: LearningRate = 3e-4
     random_subnets: int = Field(default=1, ge=0, le=64, description="per step, beside the smallest and the largest")
@@ -187,8 +179,6 @@ def _stage_rules(section: _Teaching, listed: tuple[DistillStage | SupernetStage,
 class Distill(_Teaching):
     """The distillation of the winner, of the baselines, or of a hand-written student; in stages where it lists some."""
 
-    later: ClassVar[frozenset[str]] = _Teaching.later | {"stage", "from_scratch"}
-
     from_scratch: bool = Field(
         default=False, description="whether the winner starts from random weights, not from those of the supernet"
     )
@@ -207,8 +197,6 @@ class Distill(_Teaching):
 
 class Supernet(_Sampling):
     """The training of the supernet, from which subnets inherit their weights; in stages where it lists some."""
-
-    later: ClassVar[frozenset[str]] = _Sampling.later | {"stage", "initial", "importance"}
 
     importance_batches: int = Field(default=16, ge=1, le=100_000)
     importance: Literal["taylor", "activation", "none"] = Field(

@@ -5,7 +5,6 @@ A stage's inputs are named by fingerprints, so that `Workspace.stage` can tell w
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from atb_export.scoring import Tuning
 from atb_export.searching import SearchJob, search_targets
 from atb_export.starting import start_of, supernet_shape
 from atb_export.task import TaskData
-from atb_export.teaching import Student, collect, search_dev_score
+from atb_export.teaching import Student, collect, search_dev_score, taught
 from atb_export.verify import Parity, compare, probe_texts, reference_logits, refuse
 from atb_export.work import CALIBRATION_ROWS, WorkInputs
 from atb_export.workspace import Stage
@@ -34,16 +33,13 @@ from runtime.target import EngineTarget
 from search.design import Design
 from search.store import Store
 from supernet.batches import TokenizedTexts
-from supernet.checkpoint import load_supernet, save_supernet
+from supernet.checkpoint import load_supernet
 from supernet.cost import flops, parameters
-from supernet.distillation import teach
 from supernet.families import shape_of
-from supernet.importance import reorder
 from supernet.layer_map import LayerMap
 from supernet.model import Supernet
 from supernet.sampler import Front
 from supernet.space import SearchSpace, SubnetConfig
-from supernet.teacher import supernet_from_bert
 
 
 @dataclass(eq=False)
@@ -65,35 +61,20 @@ class Run(Course):
     @cached_property
     def space(self) -> SearchSpace:
         """The recipe's space within the supernet."""
-        whole = shape_of(self.teacher.model.config)
-        if self._in_stages:
-            whole = supernet_shape(self.recipe.supernet.initial, whole, self.recipe.space)
-        return self.recipe.space.build(whole)
-
-    @property
-    def _in_stages(self) -> bool:
-        """Whether the supernet is taught by a list of stages, or in a way that recipes did not know at first."""
-        part = self.recipe.supernet
-        return bool(part.later & part.plain().keys())
+        teacher = shape_of(self.teacher.model.config)
+        return self.recipe.space.build(supernet_shape(self.recipe.supernet.initial, teacher, self.recipe.space))
 
     @cached_property
     def supernet_stage(self) -> Stage:
-        """The trained `supernet`; and, where that is all taught at once, `ordered.safetensors`: the teacher with its
-        dims in order of importance."""
-        inputs: list[Any] = [self.teacher_stage.fingerprint, self.recipe.fingerprint("space", "supernet", "transfer")]
-        inputs.append(self.length)
-        if not self._in_stages:
-            return self.workspace.stage(
-                "supernet", inputs, lambda folder: self._make_at_once(folder, str(inputs)), together=True
-            )
-        student, stages = self._supernet_student(), self.recipe.supernet.stages(self.skip)
-        inputs = [*student.inputs, [x.fingerprint for x in stages], [self.lesson_inputs(x) for x in stages]]
+        """The trained `supernet`."""
+        student = self._supernet_student()
+        found = taught(self, student, self.recipe.supernet.stages(self.skip))
 
         def make(folder: Path) -> dict[str, Any]:
-            collect(self, student, stages, folder / "supernet.safetensors")
+            collect(student, found, folder / "supernet.safetensors")
             return {"space_size": self.space.size()}
 
-        return self.workspace.stage("supernet", inputs, make, together=True)
+        return self.workspace.stage("supernet", found.fingerprint, make)
 
     def _supernet_student(self) -> Student:
         """What the stages of the supernet teach."""
@@ -111,46 +92,6 @@ class Run(Course):
         return Student(
             name="supernet", start=start, inputs=inputs, seed=self.recipe.seed, space=self.space, front=front
         )
-
-    def _make_at_once(self, folder: Path, inputs: str) -> dict[str, Any]:
-        def in_order() -> Supernet:
-            if not self.workspace.is_main:
-                return load_supernet(folder / "ordered.safetensors")
-            net = supernet_from_bert(self.teacher.model)
-            scores = self.importance(net)
-            assert scores is not None  # `importance = "none"` is of later recipes
-            reorder(net, scores)
-            save_supernet(folder / "ordered.safetensors", net)
-            return net
-
-        net = self.workspace.first("the order of dims", in_order)
-        self.ui.say(f"supernet: {self.space.size():,} subnets of {net.shape}")
-        teacher = copy.deepcopy(net)
-        (stage,) = self.recipe.supernet.stages()
-        with self.ui.progress("supernet") as progress:
-            teach(
-                net,
-                self.lessons,
-                stage,
-                teacher=teacher,
-                space=self.space,
-                seed=self.recipe.seed,
-                fingerprint=inputs,
-                checkpoint=folder / "training.safetensors",
-                progress=progress,
-                engine=self.engine,
-                watch=self.watch(net, stage, folder, self.space),
-            )
-        if self.workspace.is_main:
-            save_supernet(folder / "supernet.safetensors", net)
-        return {"space_size": self.space.size()}
-
-    @cached_property
-    def ordered(self) -> Supernet:
-        """The teacher as a supernet, in order of importance: what all students learn from and start as."""
-        if self._in_stages or self.kinds():
-            return load_supernet(self.ordered_stage.folder / "task.safetensors")
-        return load_supernet(self.supernet_stage.folder / "ordered.safetensors")
 
     @cached_property
     def supernet(self) -> Supernet:
@@ -255,19 +196,6 @@ class Run(Course):
     def student_stage(self, name: str, subnet: SubnetConfig, *, inherits: bool) -> Stage:
         """A subnet sliced from the supernet (or, not `inherits`, from the untrained ordered teacher) and distilled."""
         part = self.recipe.distill
-        inputs: list[Any] = [
-            self.supernet_stage.fingerprint,
-            self.recipe.fingerprint("distill", "transfer"),
-            subnet.to_json(),
-            inherits,
-        ]
-        if not part.later & part.plain().keys():
-            return self.workspace.stage(
-                name,
-                inputs,
-                lambda folder: self._make_student(folder, name, subnet, str(inputs), inherits=inherits),
-                together=True,
-            )
         scratch = part.from_scratch and inherits
         is_cut = not scratch and (not inherits or self.recipe.supernet.initial != "random")
         student = Student(
@@ -277,18 +205,15 @@ class Run(Course):
             seed=self.recipe.seed + 1,
             subnet=subnet if is_cut and subnet.fits(self.ordered.shape) else None,
         )
-        stages = part.stages(self.skip)
-        inputs = [*student.inputs, [x.fingerprint for x in stages], [self.lesson_inputs(x) for x in stages]]
+        found = taught(self, student, part.stages(self.skip))
 
         def make(folder: Path) -> dict[str, Any]:
-            collect(self, student, stages, folder / "dense.safetensors")
-            if not self.workspace.is_main:
-                return {}
+            collect(student, found, folder / "dense.safetensors")
             sliced = self._sliced(name, subnet, inherits=inherits, scratch=False)[1]
             net = load_supernet(folder / "dense.safetensors")
             return {"slice": sliced.to_json(), "search_dev": search_dev_score(self, net)}
 
-        return self.workspace.stage(name, inputs, make, together=True)
+        return self.workspace.stage(name, found.fingerprint, make)
 
     def _sliced(self, name: str, subnet: SubnetConfig, *, inherits: bool, scratch: bool) -> tuple[Supernet, Parity]:
         """The subnet as a network of its own, and how it was held against the network it was cut from."""
@@ -306,29 +231,6 @@ class Run(Course):
         if scratch:
             net = start_of("random", self.ordered, net.shape, seed=self.recipe.seed + 1)
         return net, parity
-
-    def _make_student(
-        self, folder: Path, name: str, subnet: SubnetConfig, inputs: str, *, inherits: bool
-    ) -> dict[str, Any]:
-        net, parity = self._sliced(name, subnet, inherits=inherits, scratch=False)
-        (stage,) = self.recipe.distill.stages()
-        with self.ui.progress(f"distil {name}") as progress:
-            teach(
-                net,
-                self.lessons,
-                stage,
-                teacher=self.ordered,
-                subnet=subnet,
-                seed=self.recipe.seed + 1,
-                fingerprint=inputs,
-                checkpoint=folder / "training.safetensors",
-                progress=progress,
-                engine=self.engine,
-            )
-        if not self.workspace.is_main:
-            return {}
-        save_supernet(folder / "dense.safetensors", net)
-        return {"slice": parity.to_json(), "search_dev": search_dev_score(self, net)}
 
     def dense(self, stage: Stage) -> DenseModel:
         """The dense model a student stage made."""

@@ -73,13 +73,6 @@ class LossWeights:
         """Whether no term is of the answers: the head then learns nothing and stays as it is."""
         return not any(getattr(self, name) for name in _ANSWERS)
 
-    def to_json(self) -> dict[str, float]:
-        """Plain data, `mlm` only where it counts: fingerprints from before there was one stay."""
-        data = asdict(self)
-        if not self.mlm:
-            del data["mlm"]
-        return data
-
 
 @dataclass(frozen=True)
 class Sampler:
@@ -167,7 +160,7 @@ class Stage:
         """Plain data, for fingerprints; `from_json` reads it back to an equal object."""
         found = {x.name: getattr(self, x.name) for x in fields(self)}
         return found | {
-            "losses": self.losses.to_json(),
+            "losses": asdict(self.losses),
             "layer_map": self.layer_map.to_json(),
             "sampler": asdict(self.sampler),
         }

@@ -163,7 +163,7 @@ class _FinishedStages(Workspace):
         stage = self._finished(name, self.folder / "stages" / name, fingerprint_of(name, inputs))
         if stage is None:
             raise WorkspaceError(
-                f"{self.folder} has no {name} of this recipe: it is not finished, or the recipe changed since. "
+                f"{self.folder} has no stage {name!r} of this recipe: it is not finished, or the recipe changed since. "
                 "Go on with `atb search --resume`"
             )
         return stage

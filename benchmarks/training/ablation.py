@@ -1,6 +1,7 @@
 """What each part of the default recipe is worth: every one removed in turn, on the quick start's data.
 
-    .venv/bin/python benchmarks/training/ablation.py            3 seeds, some hours on 2 cores, resumable
+    .venv/bin/python benchmarks/training/ablation.py            3 seeds, a quarter of the steps; an hour, resumable
+    .venv/bin/python benchmarks/training/ablation.py --part 1   the recipe's own steps; some hours
     .venv/bin/python benchmarks/training/ablation.py --quick    one seed, a few percent of the steps
 
 There is no search: two subnets of the space of recipes/default.toml, a small and a middle one, are asked in every
@@ -35,6 +36,7 @@ SUBNETS = {
     "small": SubnetConfig.uniform(hidden_size=320, depth=2, heads=4, head_size=32, ffn_size=384, sources=(1, 5)),
     "middle": SubnetConfig.uniform(hidden_size=384, depth=3, heads=6, head_size=32, ffn_size=768, sources=(1, 3, 5)),
 }
+PART, QUICK = 0.25, 0.03  # of the recipe's steps
 Change = Callable[[dict[str, Any]], None]
 
 
@@ -98,7 +100,7 @@ def cell(name: str, seed: int, work: Path, *, part: float) -> dict[str, Any]:
     for section in ("supernet", "distill"):
         for stage in data[section]["stage"]:
             stage["steps"] = max(2, round(stage["steps"] * part))
-    if part < 1:
+    if part == QUICK:
         data["teacher"]["epochs"] = 1
     change(data)
     data["seed"] = seed
@@ -132,10 +134,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one seed, a few percent of the steps")
     parser.add_argument("--variant", action="append", help="only these, beside the whole recipe")
     parser.add_argument("--seeds", type=int, help="how many seeds")
+    parser.add_argument("--part", type=float, default=PART, help="of the recipe's steps")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks/ablation"))
     options = parser.parse_args()
     begun = time.monotonic()
-    part = 0.03 if options.quick else 1.0
+    part = QUICK if options.quick else options.part
     seeds = range(1, 1 + (options.seeds or (1 if options.quick else 3)))
     work = options.work / ("quick" if options.quick else "full")
     names = list(variants(tomllib.loads(RECIPE.read_text())))
@@ -165,6 +168,7 @@ def main() -> int:
         targets,
         quick=options.quick,
         seconds=time.monotonic() - begun,
+        part=part,
         subnets={name: str(x) for name, x in SUBNETS.items()},
         cells=cells.rows,
         environment=environment(),

@@ -129,9 +129,9 @@ def interrupted(number: int, steps: int) -> None:
 
 POINTS = {
     "teacher": lambda: after_checkpoint("teacher", 2),
-    "supernet": lambda: amid_checkpoint("supernet", 2),
+    "supernet": lambda: amid_checkpoint("supernet-supernet", 2),
     "search": lambda: amid_record(3),
-    "distill": lambda: after_checkpoint("winner", 1),
+    "distill": lambda: after_checkpoint("winner-distill", 1),
     "bundle": before_manifest,
     "publish": before_publishing,
     "interrupt": lambda: interrupted(signal.SIGINT, 20),

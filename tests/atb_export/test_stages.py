@@ -74,7 +74,7 @@ def test_law_5_the_same_weights_and_the_same_front(
     assert end["code"] == 0, end["err"]
     for file in (
         "teacher/model/model.safetensors",
-        "supernet/ordered.safetensors",
+        "ordered/task.safetensors",
         "supernet/supernet.safetensors",
         "winner/dense.safetensors",
         "bundle-winner/bundle/model.onnx",
@@ -115,9 +115,10 @@ def test_a_corrupt_checkpoint_is_told_and_nothing_else_is_lost(tiny_run: Any, at
 @pytest.mark.parametrize("damage", ["truncated", "empty", "not safetensors"])
 def test_a_damaged_training_checkpoint_is_told(tiny_run: Any, atb: Any, tmp_path: Path, damage: str) -> None:
     run = tiny_run.copy(tmp_path)
-    folder = run.stage("winner")
+    shutil.rmtree(run.stage("winner"))
+    folder = run.stage("winner-distill")
     (folder / "done.json").unlink()
-    data = (folder / "dense.safetensors").read_bytes()
+    data = (folder / "net.safetensors").read_bytes()
     torn = {"truncated": data[: len(data) // 2], "empty": b"", "not safetensors": b"hello" * 100}[damage]
     (folder / "training.safetensors").write_bytes(torn)
     text = atb("run", run.recipe, "--resume", "--threads", 1, cwd=run.cwd).refusal

@@ -92,7 +92,7 @@ def test_search_shows_the_front_it_found(tiny_run: Any, atb: Atb) -> None:
 def test_train_ends_with_the_supernet(tiny_run: Any, atb: Atb) -> None:
     answer = atb("train", tiny_run.recipe, "--resume", "--threads", 1, "--json", cwd=tiny_run.cwd)
     assert answer.code == 0, answer.err
-    assert set(answer.document["seconds"]) == {"teacher", "supernet"}
+    assert set(answer.document["seconds"]) == {"teacher", "ordered", "supernet-supernet", "supernet"}
     assert answer.document["space_size"] == 4 * 2 * 8 + 6 * 2 * 64
     assert (tiny_run.cwd / answer.document["supernet"] / "supernet.safetensors").is_file()
 
@@ -238,7 +238,7 @@ def test_a_pick_slices_only_the_supernet_that_was_searched(tiny_run: Any, atb: A
     markers = {path: path.read_bytes() for path in run.folder.glob("stages/*/*.json")}
     run.recipe.write_text(recipe.replace("importance_batches = 2", "importance_batches = 3"))
     text = atb("pick", run.recipe, "--out", "picked", cwd=run.cwd).refusal
-    assert "out has no supernet of this recipe: it is not finished, or the recipe changed since" in text
+    assert "out has no stage 'ordered' of this recipe: it is not finished, or the recipe changed since" in text
     assert {path: path.read_bytes() for path in run.folder.glob("stages/*/*.json")} == markers
     assert atb("train", run.recipe, "--resume", "--threads", 1, cwd=run.cwd).code == 0
     text = atb("pick", run.recipe, "--out", "picked", cwd=run.cwd).refusal
@@ -421,7 +421,7 @@ def full_store(*_: Any) -> Any:
 @pytest.mark.parametrize("what", ["markers", "checkpoints", "weights", "store"])
 def test_a_full_disk_is_told_and_the_run_goes_on_later(tiny_run: Any, atb: Atb, tmp_path: Path, what: str) -> None:
     run = tiny_run.copy(tmp_path)
-    for name in ("search", "winner"):
+    for name in ("search", "winner", "winner-distill"):
         shutil.rmtree(run.stage(name))
     before = {path: path.read_bytes() for path in run.stage("supernet").iterdir()}
     with pytest.MonkeyPatch.context() as patch:
