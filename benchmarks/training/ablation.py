@@ -84,7 +84,7 @@ def variants(data: dict[str, Any]) -> dict[str, tuple[Change, frozenset[str], bo
         f"{has} in-place distillation": (_in_place, none, True),
         "without inheritance": (_nothing, none, False),
     }
-    for term in ("soft_label", "hidden", "attention"):
+    for term in ("soft_label", "hidden", "attention", "hard_label"):
         found[f"without {term}"] = (without_loss(term), none, True)
     stages = [x["name"] for x in data["distill"]["stage"]]
     for name in stages:

@@ -305,10 +305,11 @@ def test_a_search_in_phases_can_be_picked_from(
     assert load_dense(tmp_path / "picked").net.shape.depth == 3
 
 
-def test_the_default_distils_answers_alone_at_last(run_shipped: Callable[[str], Done]) -> None:
+def test_the_default_ends_with_the_rows_and_labels_of_the_task(run_shipped: Callable[[str], Done]) -> None:
     done = run_shipped("default")
     inner, task = load_recipe(done.recipe).distill.stages()
-    assert (inner.losses.hidden, task.losses.hidden, task.losses.soft_label) == (1.0, 0.0, 1.0)
+    assert (inner.data, inner.losses.hard_label) == ("all", 0.0)
+    assert (task.data, task.losses.hard_label) == ("task", 1.0)
     assert differ(done.net("winner-inner"), done.net("winner-task"))
     assert not differ(done.net("winner-task"), load_file(done.stage("winner") / "dense.safetensors"))
 
