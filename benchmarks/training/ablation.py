@@ -1,6 +1,6 @@
 """What each part of the default recipe is worth: every one removed in turn, on the quick start's data.
 
-    .venv/bin/python benchmarks/training/ablation.py            3 seeds, a quarter of the steps; an hour, resumable
+    .venv/bin/python benchmarks/training/ablation.py            3 seeds, a quarter of the steps, resumable
     .venv/bin/python benchmarks/training/ablation.py --part 1   the recipe's own steps; some hours
     .venv/bin/python benchmarks/training/ablation.py --quick    one seed, a few percent of the steps
 
@@ -28,6 +28,7 @@ from atb_export.recipe import Recipe
 from atb_export.stages import Run
 from atb_export.ui import Ui
 from runtime.environment import environment
+from runtime.files import sha256_of
 from supernet.distillation import predict
 from supernet.space import SubnetConfig
 
@@ -146,15 +147,14 @@ def main() -> int:
         parser.error(f"variants are {', '.join(names)}; got {', '.join(strange)}")
     names = [x for x in names if not options.variant or x in (*options.variant, "whole")]
     cells = Cells(work / "cells.jsonl")
+    key = {"part": part, "recipe": sha256_of(RECIPE)[:12]}  # a cell of another recipe is not one of this
     for seed in seeds:
         for name in names:
-            cells.get(
-                lambda name=name, seed=seed: cell(name, seed, work, part=part), variant=name, seed=seed, part=part
-            )
+            cells.get(lambda name=name, seed=seed: cell(name, seed, work, part=part), variant=name, seed=seed, **key)
     rows, targets = [], []
-    whole = [cells.find(variant="whole", seed=x, part=part) or {} for x in seeds]
+    whole = [cells.find(variant="whole", seed=x, **key) or {} for x in seeds]
     for name in names:
-        found = [cells.find(variant=name, seed=x, part=part) or {} for x in seeds]
+        found = [cells.find(variant=name, seed=x, **key) or {} for x in seeds]
         gains = [a["mean"] - b["mean"] for a, b in zip(whole, found, strict=True)]
         gain, deviation = mean_and_deviation(gains)
         sliced = statistics.fmean(y for x in found for y in x["sliced"].values())
