@@ -15,11 +15,11 @@ from atb_export.parity import Verifier
 from atb_export.recipe import Recipe, StudentRecipe
 from atb_export.recipe_student import Student as StudentPart
 from atb_export.starting import start_of
-from atb_export.teaching import Student, Taught, search_dev_score, taught
+from atb_export.teaching import Student, Taught, collect, search_dev_score, taught
 from atb_export.verify import probe_texts, refuse
 from atb_export.workspace import Stage, write_json
 from runtime.environment import environment
-from supernet.checkpoint import load_supernet, save_supernet
+from supernet.checkpoint import load_supernet
 from supernet.cost import flops, parameters
 from supernet.facts import ModelFacts
 from supernet.metrics import over_runs
@@ -98,8 +98,8 @@ class Distillation(Course):
         found = self.student(seed)
 
         def make(folder: Path) -> dict[str, Any]:
-            net = self.start(seed) if found.net is None else load_supernet(found.net)
-            save_supernet(folder / "dense.safetensors", net)
+            collect(lambda: self.start(seed), found, folder / "dense.safetensors")
+            net = load_supernet(folder / "dense.safetensors")
             test = self.scores(net, "test")
             return {"search_dev": search_dev_score(self, net), "test": test, "stages": list(found.stages)}
 

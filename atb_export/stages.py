@@ -71,7 +71,7 @@ class Run(Course):
         found = taught(self, student, self.recipe.supernet.stages(self.skip))
 
         def make(folder: Path) -> dict[str, Any]:
-            collect(student, found, folder / "supernet.safetensors")
+            collect(student.start, found, folder / "supernet.safetensors")
             return {"space_size": self.space.size()}
 
         return self.workspace.stage("supernet", found.fingerprint, make)
@@ -208,7 +208,7 @@ class Run(Course):
         found = taught(self, student, part.stages(self.skip))
 
         def make(folder: Path) -> dict[str, Any]:
-            collect(student, found, folder / "dense.safetensors")
+            collect(student.start, found, folder / "dense.safetensors")
             sliced = self._sliced(name, subnet, inherits=inherits, scratch=False)[1]
             net = load_supernet(folder / "dense.safetensors")
             return {"slice": sliced.to_json(), "search_dev": search_dev_score(self, net)}

@@ -67,10 +67,10 @@ def taught(course: Course, student: Student, stages: Sequence[Stage]) -> Taught:
     return Taught(net=None if before is None else before.folder / _NET, fingerprint=fingerprint, stages=tuple(told))
 
 
-def collect(student: Student, found: Taught, file: Path) -> None:
-    """The network after the stages, in `file`; the student as it starts where all of them are skipped."""
+def collect(start: Callable[[], Supernet], found: Taught, file: Path) -> None:
+    """The network after the stages, in `file`; the one it starts as where all of them are skipped."""
     if found.net is None:
-        save_supernet(file, student.start())
+        save_supernet(file, start())
     else:
         shutil.copyfile(found.net, file)
 
