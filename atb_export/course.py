@@ -17,7 +17,7 @@ from torch import Tensor
 
 from atb_export.dense import DenseModel
 from atb_export.examples import Examples, load_examples
-from atb_export.lessons import augment_task, lessons, transfer_count
+from atb_export.lessons import augment_task, lessons, transfer_count, transfer_texts
 from atb_export.recipe import BaseRecipe, Recipe
 from atb_export.recipe_training import Supernet as SupernetPart
 from atb_export.teachers import make_multitask, make_teacher
@@ -26,14 +26,15 @@ from atb_export.workspace import Stage as Done
 from atb_export.workspace import Workspace
 from supernet.augmentation import AugmentPlan
 from supernet.batches import BatchOrder, TokenizedTexts
-from supernet.checkpoint import load_supernet, save_supernet
+from supernet.checkpoint import load_supernet, load_tensors, save_supernet, save_tensors
+from supernet.confidence import confident
 from supernet.distillation import Lessons
 from supernet.engine import Engine
-from supernet.errors import StageError, TeacherError
+from supernet.errors import DataError, StageError, TeacherError
 from supernet.importance import Importance, kept_layers, measure_importance, reorder
 from supernet.model import Supernet
 from supernet.space import SearchSpace
-from supernet.stage import Stage, TeacherKind
+from supernet.stage import DataKind, Stage, TeacherKind
 from supernet.teacher import Teacher, load_teacher, supernet_from_bert
 from supernet.training import Watching
 from supernet.watch import Watch, three_of
@@ -86,10 +87,7 @@ class Course:
     @cached_property
     def lessons(self) -> Lessons:
         """What every student learns from, unless its stage says otherwise."""
-        return self.workspace.first(
-            f"texts all {self.length}",
-            lambda: lessons(self.teacher, self.data, max_length=self.length, folder=self._texts_folder),
-        )
+        return self._lessons("all", self.length)
 
     @property
     def _texts_folder(self) -> Path:
@@ -104,20 +102,49 @@ class Course:
     def lessons_of(self, stage: Stage) -> Lessons:
         """What a stage learns from: its data, of the length it asks for, with the means to hide words where it must."""
         length = min(stage.length or self.length, self.ordered.facts.max_position_embeddings)
-        found = self.workspace.first(
-            f"texts {stage.data} {length}",
+        found = self._lessons(stage.data, length)
+        if stage.losses.mlm and found.masking is None:
+            raise TeacherError("a masked language model needs a mask token, and the teacher's tokenizer has none")
+        return found
+
+    def _lessons(self, kind: DataKind, length: int) -> Lessons:
+        kept = self._kept_text(length) if kind == "all" else None
+        return self.workspace.first(
+            f"texts {kind} {length}",
             lambda: lessons(
                 self.teacher,
                 self.data,
                 max_length=length,
-                kind=stage.data,
+                kind=kind,
                 folder=self._texts_folder,
-                augmented=self._augmented(length) if stage.data == "augmented" else None,
+                augmented=self._augmented(length) if kind == "augmented" else None,
+                kept=kept,
             ),
         )
-        if stage.losses.mlm and found.masking is None:
-            raise TeacherError("a masked language model needs a mask token, and the teacher's tokenizer has none")
-        return found
+
+    def _kept_text(self, length: int) -> list[int] | None:
+        """The sentences of transfer text of which the teacher is sure, by their places; None where all are kept."""
+        if self.recipe.transfer is None or not (share := self.recipe.transfer.confidence_quantile):
+            return None
+        if self.data.head != "sequence" or len(self.data.labels) == 1:
+            raise DataError("[transfer] confidence_quantile needs a task of classes, for only they have a probability")
+        engine = self.engine  # made by all processes, though the first alone asks the teacher
+
+        def make(folder: Path) -> dict[str, Any]:
+            texts = transfer_texts(self.teacher, self.data, max_length=length, folder=self._texts_folder)
+            own = self.data.of_split(self.teacher, "search_dev", max_length=length).texts
+            kept, least = confident(self.ordered, texts, like=own, quantile=share, engine=engine)
+            save_tensors(folder / "kept.safetensors", {"kept": torch.tensor(kept)}, {})
+            self.ui.say(
+                f"transfer text: {len(kept):,} of {len(texts):,} sentences kept, those whose class the teacher gives a "
+                f"probability of at least {least:.2f}"
+            )
+            return {"kept": len(kept), "of": len(texts), "probability": least}
+
+        inputs = [self.ordered_stage.fingerprint, length, self.recipe.fingerprint("task", "transfer")]
+        stage = self.workspace.stage(f"transfer-{length}", inputs, make)
+        kept: list[int] = load_tensors(stage.folder / "kept.safetensors")[0]["kept"].tolist()
+        return kept
 
     def lesson_inputs(self, stage: Stage) -> list[object]:
         """What decides the lessons and the teacher of a stage beside the stage itself, as plain data."""

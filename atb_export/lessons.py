@@ -30,12 +30,14 @@ def lessons(
     kind: DataKind = "all",
     folder: Path | None = None,
     augmented: TokenizedTexts | None = None,
+    kept: Sequence[int] | None = None,
 ) -> Lessons:
     """What a stage of that `kind` of data learns from.
 
     `all`: the task's training texts (repeated, for they matter most) and transfer text; `task`: its training texts;
     `transfer`: the transfer text; `augmented`: the training texts and the new rows made from them (`augment_task`).
     With a `folder` the tokens of transfer text are kept in a file there, and the text may be larger than the memory.
+    Of its sentences only those `kept` are learnt from, by their places, where they are given.
     Raises `DataError` where there is no transfer text, or no augmented rows, and the kind is that.
     """
     parts: list[Lessons] = []
@@ -43,7 +45,8 @@ def lessons(
         task = data.of_split(teacher, "train", max_length=max_length)
         parts += [task] * (task_repeats if kind == "all" else 1)
     if kind == "transfer" or (kind == "all" and data.text is not None):
-        parts.append(_unlabelled(_transfer(teacher, data, max_length=max_length, folder=folder), data))
+        text = transfer_texts(teacher, data, max_length=max_length, folder=folder)
+        parts.append(_unlabelled(text if kept is None else text.take(kept), data))
     if kind == "augmented":
         if augmented is None:
             raise DataError("a stage learns from augmented rows, but none were made: the recipe needs [augmentation]")
@@ -75,10 +78,11 @@ def transfer_sentences(data: Examples) -> tuple[str, ...]:
 
 def transfer_count(teacher: Teacher, data: Examples, *, max_length: int, folder: Path | None = None) -> int:
     """Sentences of transfer text; with the `folder` of the lessons, without reading the text again."""
-    return 0 if data.text is None else len(_transfer(teacher, data, max_length=max_length, folder=folder))
+    return 0 if data.text is None else len(transfer_texts(teacher, data, max_length=max_length, folder=folder))
 
 
-def _transfer(teacher: Teacher, data: Examples, *, max_length: int, folder: Path | None) -> TokenizedTexts:
+def transfer_texts(teacher: Teacher, data: Examples, *, max_length: int, folder: Path | None = None) -> TokenizedTexts:
+    """The tokens of the sentences of transfer text: `DataError` where there is none; a `folder` is as in `lessons`."""
     if data.text is None:
         raise DataError("a stage learns from transfer text, but the recipe names none: it needs a table [transfer]")
     if folder is None:

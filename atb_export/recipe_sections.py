@@ -180,6 +180,13 @@ class Transfer(_Rows):
     min_words: int = Field(default=4, ge=1, le=1000)
     max_words: int = Field(default=40, ge=1, le=10_000)
     limit: Count = Field(default=30_000, description="sentences at most")
+    confidence_quantile: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="among rows and text, keep the sentences of which the teacher is at least as sure as of this share "
+        "of its search-dev rows (0: keep all)",
+    )
     wikitext: bool = Field(default=False, description="whether it is WikiText: its headings and marks are left out")
 
     @classmethod

@@ -126,7 +126,7 @@ def tiny_recipe(tiny_teacher: Path, tiny_csv: Path) -> Callable[..., str]:
             elif value is None:
                 sections[section].pop(name)
             else:
-                sections[section][name] = value
+                sections.setdefault(section, {})[name] = value
         lines = [f"{key} = {json.dumps(value)}" for key, value in top.items()]
         for title, values in [
             *((f"[{name}]", values) for name, values in sections.items()),

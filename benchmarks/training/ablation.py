@@ -7,8 +7,8 @@
 There is no search: two subnets of the space of recipes/default.toml, a small and a middle one, are asked in every
 variant, sliced from the supernet and after their further distillation. Removed are the order of importance, the
 sandwich (one drawn subnet a step, for as many subnet steps), in-place distillation where the recipe has it (added where
-not), each loss, each stage, all further distillation, and the inheritance from the supernet. Every row is kept in
-cells.jsonl under --work.
+not), the choice of text, each loss, each stage where there are several, all further distillation, and the inheritance
+from the supernet. Every row is kept in cells.jsonl under --work.
 """
 
 from __future__ import annotations
@@ -66,6 +66,10 @@ def _unordered(data: dict[str, Any]) -> None:
     data["supernet"]["importance"] = "none"
 
 
+def _all_text(data: dict[str, Any]) -> None:
+    data["transfer"]["confidence_quantile"] = 0.0
+
+
 def _in_place(data: dict[str, Any]) -> None:
     data["supernet"]["in_place"] = not data["supernet"].get("in_place", False)
 
@@ -83,12 +87,13 @@ def variants(data: dict[str, Any]) -> dict[str, tuple[Change, frozenset[str], bo
         "without importance order": (_unordered, none, True),
         "without sandwich": (_uniform, none, True),
         f"{has} in-place distillation": (_in_place, none, True),
+        "without choice of text": (_all_text, none, True),
         "without inheritance": (_nothing, none, False),
     }
-    for term in ("soft_label", "hidden", "attention", "hard_label"):
+    for term in ("soft_label", "hidden", "attention"):
         found[f"without {term}"] = (without_loss(term), none, True)
     stages = [x["name"] for x in data["distill"]["stage"]]
-    for name in stages:
+    for name in stages if len(stages) > 1 else ():
         found[f"without stage {name}"] = (_nothing, frozenset({name}), True)
     found["without further distillation"] = (_nothing, frozenset(stages), True)
     return found

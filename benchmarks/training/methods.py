@@ -12,7 +12,7 @@ came. Methods:
 - tinybert: general, task-inner, task-answers on augmented rows (recipes/tinybert.toml);
 - ernie-tiny: GD, GED, TAD, TSD (recipes/ernie-tiny.toml);
 - minilm: relations of the last layer's queries, keys and values on general text, then labels;
-- ours: the stages of recipes/default.toml.
+- ours: the further distillation of recipes/default.toml: the layer cut, on rows and the text of which the teacher is sure.
 
 A task of pairs has no answers for single sentences: there `all` is the task's rows, and text teaches inner layers only.
 With one seed, the standard error of the test rows stands in for the deviation that ours may lie behind the best by.
@@ -53,21 +53,18 @@ STUDENT = {"depth": 2, "hidden_size": 384, "heads": 12, "ffn_size": 1536}
 LATENT = {"hidden": 1.0, "attention": 1.0}
 BOTH_LABELS = {"soft_label": 1.0, "hard_label": 1.0}
 LAST = {"soft_label": 1.0, "hidden": 1.0}
-OURS = {"soft_label": 1.0, **LATENT}
 UNIFORM = {"layer_map": "uniform", "projection": "layer"}
 GENERAL = {**UNIFORM, "teacher": "pretrained", "data": "transfer"}
 LABELS = {"name": "labels", "teacher": "none", "data": "task", "loss": {"hard_label": 1.0}}
 ANSWERS = {"share": 0.3, "rate": 5e-5, "loss": {"soft_label": 1.0}}
 AUGMENTATION = {"variants": 10, "probability": 0.4, "candidates": 15}
+SURE = {"confidence_quantile": 0.05}
 METHODS = ("fine-tune", "layer-cut", "tinybert", "ernie-tiny", "minilm", "ours")
 
 
 def stages_of(method: str, *, pairs: bool) -> list[dict[str, Any]]:
     """What a method does, as tables of a recipe with a `share` of the tokens each."""
     every = "task" if pairs else "all"
-    first: dict[str, Any] = {"share": 0.5, "data": "all", "loss": OURS}
-    if pairs:
-        first = {"share": 0.3, "data": "transfer", "loss": LATENT}
     found: dict[str, list[dict[str, Any]]] = {
         "fine-tune": [{**LABELS, "share": 1.0, "rate": 2e-4}],
         "layer-cut": [
@@ -90,8 +87,7 @@ def stages_of(method: str, *, pairs: bool) -> list[dict[str, Any]]:
             {**LABELS, "share": 0.4, "rate": 5e-5},
         ],
         "ours": [
-            {"name": "inner", **first},
-            {"name": "task", "share": 1 - first["share"], "data": "task", "loss": {**OURS, "hard_label": 1.0}},
+            {"name": "alone", "share": 1.0, "data": every, "layer_map": "last", "loss": LAST},
         ],
     }  # fmt: skip
     return found[method]
@@ -105,10 +101,12 @@ def recipe_for(data: str, method: str, folder: Path, *, steps: Sequence[int] | N
         plain |= {"learning_rate": stage.get("rate", 2e-4), "steps": 1 if steps is None else steps[i]}
         listed.append(plain)
     start = TEACHER["model"] if method == "fine-tune" else "teacher"
+    text = SURE if method == "ours" and data not in PAIRS else {}
     return recipe_of(
         data,
         output=folder,
         epochs=epochs,
+        transfer={**DATA[data]["transfer"], **text},
         augmentation=AUGMENTATION if epochs is None else {**AUGMENTATION, "variants": 2},  # the teacher makes them
         student={**STUDENT, "initial": start, "layers": [3, 6]},
         distill={"checkpoint_every": 200, "stage": listed},
@@ -144,8 +142,9 @@ def cell(data: str, method: str, seed: int, work: Path, *, tokens: float, epochs
 
 
 def key_of(data: str, method: str, seed: int, tokens: float) -> dict[str, Any]:
-    """What names a cell; a method whose stages are other ones now is taught again."""
-    stages = fingerprint_of(stages_of(method, pairs=data in PAIRS))[:12]
+    """What names a cell; a method whose stages or text are other ones now is taught again."""
+    text = [SURE] if method == "ours" else []
+    stages = fingerprint_of(stages_of(method, pairs=data in PAIRS), *text)[:12]
     return {"data": data, "method": method, "seed": seed, "tokens": tokens, "stages": stages}
 
 

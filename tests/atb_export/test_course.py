@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +14,10 @@ from atb_export.distilling import Distillation
 from atb_export.recipe import load_recipe
 from atb_export.ui import Ui
 from atb_export.workspace import Workspace
-from supernet.errors import StageError
+from supernet.errors import DataError, StageError
 from supernet.importance import measure_importance
 from supernet.model import Supernet
+from supernet.stage import Stage
 from supernet.teacher import supernet_from_bert
 
 
@@ -25,7 +28,7 @@ def distillation(tiny_recipe: Callable[..., str], tmp_path_factory: pytest.TempP
 
     def build(student: dict[str, Any], **changes: Any) -> Distillation:
         keys = {"depth": 2, "hidden_size": 24, "heads": 4, "ffn_size": 40} | student
-        text = tiny_recipe(teacher__epochs=1, **changes)
+        text = tiny_recipe(**{"teacher__epochs": 1, **changes})
         text += "\n[student]\n" + "".join(f"{key} = {value!r}\n" for key, value in keys.items())
         path = folder / "recipe.toml"
         path.write_text(text)
@@ -77,3 +80,40 @@ def test_a_student_keeps_even_named_or_important_layers(distillation: Any) -> No
         sources(layers="important", depth=5)
     with pytest.raises(StageError, match="the importance of layers is not measured"):
         _ = distillation({"layers": "important"}, supernet__importance="none").cut
+
+
+def test_beside_rows_text_is_learnt_where_the_teacher_is_sure_of_it(
+    distillation: Any, tiny_csv: Path, tmp_path: Path
+) -> None:
+    rows = list(csv.reader(tiny_csv.open(encoding="utf-8")))[1:]
+    known = [" ".join(reversed(text.split())) for text, _ in rows[:20]]
+    strange = [" ".join(f"{a}{b}" for b in "asdfg") + f" {i}." for i, a in enumerate("qwertzuiopyxcvbnmlkj")]
+    path = tmp_path / "text.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["text"], *([x] for x in known + strange)])
+
+    def course(quantile: float) -> Distillation:
+        text = {"transfer__path": str(path), "transfer__min_words": 1, "transfer__confidence_quantile": quantile}
+        return distillation({}, teacher__epochs=8, **text)  # type: ignore[no-any-return]
+
+    whole, sure = course(0.0), course(0.2)
+    count = whole.data.counts()["train"] * 2
+    every, some = len(whole.lessons.texts) - count, len(sure.lessons.texts) - count
+    assert every == 40 > some > 0
+    kept = sure._kept_text(sure.length)
+    assert kept is not None
+    assert len(kept) == some
+    text = Stage(name="text", data="transfer", steps=1, batch_size=4, learning_rate=1e-3)
+    texts = [tuple(x) for x in sure.lessons_of(text).texts.input_ids]
+    assert len(texts) == 40
+    assert [tuple(x) for x in sure.lessons.texts.input_ids][count:] == [texts[i] for i in kept]
+
+
+def test_only_classes_have_a_probability(distillation: Any, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["text", "label"], *([f"good number {i}", i / 7] for i in range(420))])
+    text = {"transfer__path": str(path), "transfer__confidence_quantile": 0.05}
+    course = distillation({}, task__path=str(path), task__kind="regression", **text)
+    with pytest.raises(DataError, match="needs a task of classes"):
+        _ = course.lessons

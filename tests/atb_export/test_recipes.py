@@ -93,7 +93,8 @@ def shrunk(tiny_teacher: Path, tiny_csv: Path) -> Callable[..., str]:
         data["teacher"] |= {"model": str(tiny_teacher), "epochs": 4, "learning_rate": 1.5e-3, "max_length": 24}
         data["teacher"]["batch_size"] = 16
         data["task"] = {"path": str(tiny_csv), "search_dev_rows": 60, "test_rows": 80}
-        data["transfer"] = {"path": "sentences.txt", "limit": 150, "max_words": 12}
+        sure = data["transfer"].get("confidence_quantile", 0.0)
+        data["transfer"] = {"path": "sentences.txt", "limit": 150, "max_words": 12, "confidence_quantile": sure}
         for section in ("supernet", "distill"):
             if section in data:
                 data[section] |= {"batch_size": 8, "checkpoint_every": 2}
@@ -305,13 +306,16 @@ def test_a_search_in_phases_can_be_picked_from(
     assert load_dense(tmp_path / "picked").net.shape.depth == 3
 
 
-def test_the_default_ends_with_the_rows_and_labels_of_the_task(run_shipped: Callable[[str], Done]) -> None:
+def test_the_default_learns_from_text_that_its_teacher_is_sure_of(run_shipped: Callable[[str], Done]) -> None:
     done = run_shipped("default")
-    inner, task = load_recipe(done.recipe).distill.stages()
-    assert (inner.data, inner.losses.hard_label) == ("all", 0.0)
-    assert (task.data, task.losses.hard_label) == ("task", 1.0)
-    assert differ(done.net("winner-inner"), done.net("winner-task"))
-    assert not differ(done.net("winner-task"), load_file(done.stage("winner") / "dense.safetensors"))
+    found = json.loads((done.stage("transfer-24") / "done.json").read_text())["result"]
+    assert 0 < found["kept"] < found["of"] <= 150
+    (alone,) = load_recipe(done.recipe).distill.stages()
+    assert (alone.data, alone.layer_map.names) == ("all", "last")
+    start = load_supernet(done.stage("supernet-shared") / _NET)
+    start = start.slice(SubnetConfig.from_json(done.result["winner"]["subnet"]))
+    assert differ(done.net("winner-alone"), start.state_dict())
+    assert not differ(done.net("winner-alone"), load_file(done.stage("winner") / "dense.safetensors"))
 
 
 # --- skipping and resuming ------------------------------------------------------------------------------------------
