@@ -12,7 +12,7 @@ came. Methods:
 - tinybert: general, task-inner, task-answers on augmented rows (recipes/tinybert.toml);
 - ernie-tiny: GD, GED, TAD, TSD (recipes/ernie-tiny.toml);
 - minilm: relations of the last layer's queries, keys and values on general text, then labels;
-- ours: the further distillation of recipes/default.toml, as layer-cut, but of the text only what the teacher is sure of.
+- ours: the further distillation of recipes/default.toml, as layer-cut, but only on text the teacher is sure of.
 
 A task of pairs has no answers for single sentences: there `all` is the task's rows, and text teaches inner layers only.
 With one seed, the standard error of the test rows stands in for the deviation that ours may lie behind the best by.
