@@ -14,6 +14,7 @@ from the supernet. Every row is kept in cells.jsonl under --work.
 from __future__ import annotations
 
 import argparse
+import shutil
 import statistics
 import sys
 import time
@@ -124,6 +125,8 @@ def cell(name: str, seed: int, work: Path, *, part: float) -> dict[str, Any]:
             net = run.dense(run.student_stage(size, subnet, inherits=inherits)).net
             distilled[size] = metrics.score(predict(net, texts), labels)
         teacher = metrics.score(predict(run.ordered, texts), labels)
+    if folder != base:  # a supernet and two students for every variant and seed are some 10 GB
+        shutil.rmtree(folder)
     mean = statistics.fmean(distilled.values())
     return {
         "mean": mean,

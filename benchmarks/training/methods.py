@@ -14,7 +14,8 @@ came. Methods:
 - minilm: relations of the last layer's queries, keys and values on general text, then labels;
 - ours: the further distillation of recipes/default.toml, as layer-cut, but only on text the teacher is sure of.
 
-A task of pairs has no answers for single sentences: there `all` is the task's rows, and text teaches inner layers only.
+A task of pairs has no answers for single sentences: there `all` is the task's rows, and text teaches inner layers only,
+for ours before the rows and their labels (the comments of recipes/default.toml have it).
 With one seed, the standard error of the test rows stands in for the deviation that ours may lie behind the best by.
 Every row of the table is kept in cells.jsonl under --work, so that a killed run goes on.
 """
@@ -22,6 +23,7 @@ Every row of the table is kept in cells.jsonl under --work, so that a killed run
 from __future__ import annotations
 
 import argparse
+import shutil
 import statistics
 import sys
 import time
@@ -65,6 +67,12 @@ METHODS = ("fine-tune", "layer-cut", "tinybert", "ernie-tiny", "minilm", "ours")
 def stages_of(method: str, *, pairs: bool) -> list[dict[str, Any]]:
     """What a method does, as tables of a recipe with a `share` of the tokens each."""
     every = "task" if pairs else "all"
+    ours: list[dict[str, Any]] = [{"name": "alone", "share": 1.0, "data": "all", "layer_map": "last", "loss": LAST}]
+    if pairs:
+        ours = [
+            {"name": "inner", "share": 0.3, "data": "transfer", "loss": LATENT},
+            {"name": "task", "share": 0.7, "data": "task", "rate": 1e-4, "loss": {**LATENT, **BOTH_LABELS}},
+        ]
     found: dict[str, list[dict[str, Any]]] = {
         "fine-tune": [{**LABELS, "share": 1.0, "rate": 2e-4}],
         "layer-cut": [
@@ -86,9 +94,7 @@ def stages_of(method: str, *, pairs: bool) -> list[dict[str, Any]]:
              "loss": {"relations": 1.0}},
             {**LABELS, "share": 0.4, "rate": 5e-5},
         ],
-        "ours": [
-            {"name": "alone", "share": 1.0, "data": every, "layer_map": "last", "loss": LAST},
-        ],
+        "ours": ours,
     }  # fmt: skip
     return found[method]
 
@@ -130,6 +136,8 @@ def cell(data: str, method: str, seed: int, work: Path, *, tokens: float, epochs
         scored = final.scored(seed)
         metric = final.data.metrics(final.teacher.labels).primary
         rows = final.data.counts()["test"]
+    for each in (folder / "stages").glob(f"student-{seed}*"):  # 90 students with their stages are some 20 GB
+        shutil.rmtree(each)
     return {
         "metric": metric,
         "test": scored.result["test"][metric],
@@ -143,7 +151,7 @@ def cell(data: str, method: str, seed: int, work: Path, *, tokens: float, epochs
 
 def key_of(data: str, method: str, seed: int, tokens: float) -> dict[str, Any]:
     """What names a cell; a method whose stages or text are other ones now is taught again."""
-    text = [SURE] if method == "ours" else []
+    text = [SURE] if method == "ours" and data not in PAIRS else []
     stages = fingerprint_of(stages_of(method, pairs=data in PAIRS), *text)[:12]
     return {"data": data, "method": method, "seed": seed, "tokens": tokens, "stages": stages}
 

@@ -1,6 +1,6 @@
 """What it costs to be one of many: one supernet against separately distilled models, at four sizes.
 
-    .venv/bin/python benchmarks/training/supernet_tax.py            2 seeds, about an hour on 2 quiet cores, resumable
+    .venv/bin/python benchmarks/training/supernet_tax.py            2 seeds, some 80 minutes on 2 cores, resumable
     .venv/bin/python benchmarks/training/supernet_tax.py --quick    one seed, a few percent of the steps
 
 The separate models start as cuts of the teacher and are distilled for as long as they gain by it (LONG steps);
@@ -25,6 +25,7 @@ from common import Cells, finish, mean_and_deviation, opened, recipe_of, table, 
 from atb_export.recipe import Recipe
 from atb_export.stages import Run
 from atb_export.ui import Ui
+from atb_export.workspace import fingerprint_of
 from runtime.environment import environment
 from supernet.distillation import predict
 from supernet.sampler import subnets_of
@@ -117,10 +118,15 @@ def main() -> int:
     cells = Cells(work / "cells.jsonl")
     kinds = ("supernet", "separate", "separate, short")
     rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
+    recipe = fingerprint_of(SPACE, LOSS, [x.to_json() for x in SIZES.values()], [SHARED_STEPS, SHORT, LONG])[:12]
     for seed in seeds:
         for kind in kinds:
             row = cells.get(
-                lambda kind=kind, seed=seed: cell(kind, seed, work, part=part), kind=kind, seed=seed, part=part
+                lambda kind=kind, seed=seed: cell(kind, seed, work, part=part),
+                kind=kind,
+                seed=seed,
+                part=part,
+                recipe=recipe,
             )
             rows[kind].append(row)
     shown = [
