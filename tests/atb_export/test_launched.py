@@ -36,7 +36,7 @@ def recipe(tiny_recipe: Callable[..., str], tiny_teacher: Path, tmp_path_factory
 
     def build(name: str, student: dict[str, Any] | None = None, **changes: Any) -> Path:
         sections = {"student": STUDENT | (student or {}), "engine": {"mixed_precision": "no"}}
-        sections["transfer"] = {"path": str(folder / "text.txt"), "min_words": 1}
+        sections["transfer"] = {"path": str(folder / "text.txt"), "min_words": 1, "confidence_quantile": 0.3}
         changes = {"teacher__epochs": 1, "teacher__model": str(folder / "teacher"), "output": name} | changes
         text = tiny_recipe(**changes)
         for title, values in sections.items():
