@@ -1,8 +1,8 @@
 """What each part of the default recipe is worth: every one removed in turn, on the quick start's data.
 
-    .venv/bin/python benchmarks/training/ablation.py            3 seeds, a quarter of the steps, resumable
+    .venv/bin/python benchmarks/training/ablation.py            3 seeds, a quarter of the steps: an hour, resumable
     .venv/bin/python benchmarks/training/ablation.py --part 1   the recipe's own steps; some hours
-    .venv/bin/python benchmarks/training/ablation.py --quick    one seed, a few percent of the steps
+    .venv/bin/python benchmarks/training/ablation.py --quick    one seed, a few percent of the steps, a sixth of the text
 
 There is no search: two subnets of the space of recipes/default.toml, a small and a middle one, are asked in every
 variant, sliced from the supernet and after their further distillation. Removed are the order of importance, the
@@ -109,6 +109,7 @@ def cell(name: str, seed: int, work: Path, *, part: float) -> dict[str, Any]:
             stage["steps"] = max(2, round(stage["steps"] * part))
     if part == QUICK:
         data["teacher"]["epochs"] = 1
+        data["transfer"]["limit"] = 5000  # of which the teacher is asked
     change(data)
     data["seed"] = seed
     recipe = Recipe.model_validate(data)
