@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/training/ablation.py            3 seeds, a quarter of the steps: an hour, resumable
     .venv/bin/python benchmarks/training/ablation.py --part 1   the recipe's own steps; some hours
-    .venv/bin/python benchmarks/training/ablation.py --quick    one seed, a few percent of the steps, a sixth of the text
+    .venv/bin/python benchmarks/training/ablation.py --quick    one seed, a few percent of steps, less text
 
 There is no search: two subnets of the space of recipes/default.toml, a small and a middle one, are asked in every
 variant, sliced from the supernet and after their further distillation. Removed are the order of importance, the
