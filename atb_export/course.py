@@ -30,7 +30,7 @@ from supernet.checkpoint import load_supernet, load_tensors, save_supernet, save
 from supernet.confidence import confident
 from supernet.distillation import Lessons
 from supernet.engine import Engine
-from supernet.errors import DataError, StageError, TeacherError
+from supernet.errors import StageError, TeacherError
 from supernet.importance import Importance, kept_layers, measure_importance, reorder
 from supernet.model import Supernet
 from supernet.space import SearchSpace
@@ -126,15 +126,14 @@ class Course:
         """The sentences of transfer text of which the teacher is sure, by their places; None where all are kept."""
         if self.recipe.transfer is None or not (share := self.recipe.transfer.confidence_quantile):
             return None
-        if self.data.head != "sequence" or len(self.data.labels) == 1:
-            raise DataError("[transfer] confidence_quantile needs a task of classes, for only they have a probability")
         engine = self.engine  # made by all processes, though the first alone asks the teacher
 
         def make(folder: Path) -> dict[str, Any]:
             texts = transfer_texts(self.teacher, self.data, max_length=length, folder=self._texts_folder)
             own = self.data.of_split(self.teacher, "search_dev", max_length=length).texts
-            kept, least = confident(self.ordered, texts, like=own, quantile=share, engine=engine)
-            save_tensors(folder / "kept.safetensors", {"kept": torch.tensor(kept)}, {})
+            with self.ui.progress("transfer text") as progress:
+                kept, least = confident(self.ordered, texts, like=own, quantile=share, engine=engine, progress=progress)
+            save_tensors(folder / "kept.safetensors", {"kept": torch.tensor(kept, dtype=torch.int64)}, {})
             self.ui.say(
                 f"transfer text: {len(kept):,} of {len(texts):,} sentences kept, those whose class the teacher gives a "
                 f"probability of at least {least:.2f}"

@@ -183,6 +183,8 @@ def _question_limits(recipe: BaseRecipe) -> Iterator[tuple[str, str]]:
         yield "teacher", "of several tasks has rows with a label, and questions are none: drop [[teacher.tasks]]"
     if recipe.augmentation is not None:
         yield "augmentation", "replaces words of rows; of a context the answer would be lost: drop it"
+    if recipe.transfer is not None and recipe.transfer.confidence_quantile:
+        yield "transfer", "has a confidence_quantile, which is of classes of single texts: drop it"
     try:
         stages = recipe.distill.stages()
     except ValueError:  # told by the section itself

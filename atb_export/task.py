@@ -131,6 +131,8 @@ def load_task(recipe: BaseRecipe) -> TaskData:
             "transfer text is single sentences, but this task has pairs of texts, and a teacher of pairs has no answer "
             'for one; drop [transfer], or let only stages without soft_label have data = "transfer" or "all"'
         )
+    if recipe.transfer is not None and recipe.transfer.confidence_quantile and (data.pairs or len(data.labels) == 1):
+        raise DataError("[transfer] confidence_quantile is of classes of single texts, and this task has none: drop it")
     return data
 
 

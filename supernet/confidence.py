@@ -14,6 +14,7 @@ from torch import Tensor
 from supernet.batches import TokenizedTexts
 from supernet.engine import Engine
 from supernet.model import Supernet
+from supernet.training import Progress
 
 
 def confident(
@@ -23,6 +24,7 @@ def confident(
     like: TokenizedTexts,
     quantile: float,
     engine: Engine | None = None,
+    progress: Progress | None = None,
     batch_size: int = 64,
 ) -> tuple[list[int], float]:
     """The places of the texts about which the teacher is sure, ascending, and from which probability on it is.
@@ -34,22 +36,27 @@ def confident(
     if not len(like):
         raise ValueError("there is no text of the task to compare confidence with")
     least = float(np.quantile(_probabilities(teacher, like, engine, batch_size).numpy(), quantile))
-    found = _probabilities(teacher, texts, engine, batch_size)
+    found = _probabilities(teacher, texts, engine, batch_size, progress)
     return (found >= least).nonzero().flatten().tolist(), least
 
 
 @torch.no_grad()
-def _probabilities(teacher: Supernet, texts: TokenizedTexts, engine: Engine | None, batch_size: int) -> Tensor:
+def _probabilities(
+    teacher: Supernet, texts: TokenizedTexts, engine: Engine | None, batch_size: int, progress: Progress | None = None
+) -> Tensor:
     """Of each text's likeliest class: float32 [texts]."""
     engine = engine or Engine(local=True)
     home = next(teacher.parameters()).device
     engine.place(teacher)
     try:
-        found = torch.zeros(len(texts))
+        found, done = torch.zeros(len(texts)), 0
         for rows, batch in texts.in_order(batch_size):
             with engine.autocast():
                 logits = teacher(**engine.place(batch)).logits
             found[rows] = logits.float().softmax(-1).amax(-1).cpu()
+            done += len(rows)
+            if progress is not None:
+                progress(done, len(texts), "")
         return found
     finally:
         teacher.to(home)

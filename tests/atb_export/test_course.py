@@ -14,7 +14,7 @@ from atb_export.distilling import Distillation
 from atb_export.recipe import load_recipe
 from atb_export.ui import Ui
 from atb_export.workspace import Workspace
-from supernet.errors import DataError, StageError
+from supernet.errors import StageError
 from supernet.importance import measure_importance
 from supernet.model import Supernet
 from supernet.stage import Stage
@@ -107,13 +107,3 @@ def test_beside_rows_text_is_learnt_where_the_teacher_is_sure_of_it(
     texts = [tuple(x) for x in sure.lessons_of(text).texts.input_ids]
     assert len(texts) == 40
     assert [tuple(x) for x in sure.lessons.texts.input_ids][count:] == [texts[i] for i in kept]
-
-
-def test_only_classes_have_a_probability(distillation: Any, tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["text", "label"], *([f"good number {i}", i / 7] for i in range(420))])
-    text = {"transfer__path": str(path), "transfer__confidence_quantile": 0.05}
-    course = distillation({}, task__path=str(path), task__kind="regression", **text)
-    with pytest.raises(DataError, match="needs a task of classes"):
-        _ = course.lessons

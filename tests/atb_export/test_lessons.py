@@ -109,3 +109,14 @@ def test_pairs_learn_from_sentences_only_where_no_answer_is_asked(
     data = load_task(recipe(f'\n[transfer]\npath = "{text}"\n{stages}', **changes))
     teacher = load_teacher(str(tiny_teacher), labels=data.labels, seed=0)
     assert len(lessons(teacher, data, max_length=16, kind="transfer").texts) == 1
+
+
+@pytest.mark.parametrize("kind", ["numbers", "pairs"])
+def test_only_classes_of_single_texts_are_sure(recipe: Callable[..., Recipe], tmp_path: Path, kind: str) -> None:
+    rows = [[f"good number {i}", f"bad number {i}", i / 7 if kind == "numbers" else i % 2] for i in range(420)]
+    path = write(tmp_path / "rows.csv", ["text", "other", "label"], rows)
+    changes: dict[str, Any] = {"task__kind": "regression"} if kind == "numbers" else {"task__text": ["text", "other"]}
+    changes |= {"distill__data": "task", "supernet__data": "task", "task__path": path, "transfer__path": path}
+    assert load_task(recipe(**changes)).text is not None
+    with pytest.raises(DataError, match="is of classes of single texts, and this task has none"):
+        load_task(recipe(transfer__confidence_quantile=0.05, **changes))

@@ -372,6 +372,8 @@ def test_stages_that_questions_cannot_have(text: Callable[..., str], tmp_path: P
     assert "stage 'a' of [distill] learns from augmented rows, of which questions have none" in told
     assert "needs a table" not in told
     assert "replaces words of rows" in refused(tmp_path, text(augmentation={"variants": 2}))
+    sure = text(transfer={"path": "text.txt", "confidence_quantile": 0.05})
+    assert "of classes of single texts: drop it" in refused(tmp_path, sure)
     for kind in ("all", "transfer"):
         told = refused(tmp_path, text(distill={"stage": [stage | {"data": kind}]}))
         assert "transfer text is single sentences, of which nobody asks anything" in told

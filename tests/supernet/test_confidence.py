@@ -37,7 +37,11 @@ def teacher(make_supernet: Callable[..., Any]) -> Supernet:
 @pytest.mark.parametrize("quantile", [0.0, 0.3, 0.9])
 def test_a_text_is_kept_from_that_probability_on(teacher: Supernet, quantile: float) -> None:
     texts, like = some(40, seed=1), some(11, seed=2)
-    kept, least = confident(teacher, texts, like=like, quantile=quantile, engine=EXACT, batch_size=7)
+    told: list[int] = []
+    kept, least = confident(
+        teacher, texts, like=like, quantile=quantile, engine=EXACT, progress=lambda *x: told.append(x[0]), batch_size=7
+    )
+    assert told == [7, 14, 21, 28, 35, 40]
     assert least == pytest.approx(probabilities(teacher, like).quantile(quantile).item(), rel=1e-5)
     assert kept == [i for i, x in enumerate(probabilities(teacher, texts).tolist()) if x >= least]
 
