@@ -100,14 +100,14 @@ def variants(data: dict[str, Any]) -> dict[str, tuple[Change, frozenset[str], bo
     return found
 
 
-def cell(name: str, seed: int, work: Path, *, part: float) -> dict[str, Any]:
+def cell(name: str, seed: int, work: Path, *, part: float, quick: bool = False) -> dict[str, Any]:
     """Test accuracy of the subnets in one variant."""
     data = tomllib.loads(RECIPE.read_text())
     change, skip, inherits = variants(data)[name]
     for section in ("supernet", "distill"):
         for stage in data[section]["stage"]:
             stage["steps"] = max(2, round(stage["steps"] * part))
-    if part == QUICK:
+    if quick:
         data["teacher"]["epochs"] = 1
         data["transfer"]["limit"] = 5000  # of which the teacher is asked
     change(data)
@@ -159,7 +159,12 @@ def main() -> int:
     key = {"part": part, "recipe": sha256_of(RECIPE)[:12]}  # a cell of another recipe is not one of this
     for seed in seeds:
         for name in names:
-            cells.get(lambda name=name, seed=seed: cell(name, seed, work, part=part), variant=name, seed=seed, **key)
+            cells.get(
+                lambda name=name, seed=seed: cell(name, seed, work, part=part, quick=options.quick),
+                variant=name,
+                seed=seed,
+                **key,
+            )
     rows, targets = [], []
     whole = [cells.find(variant="whole", seed=x, **key) or {} for x in seeds]
     for name in names:

@@ -99,6 +99,11 @@ def stages_of(method: str, *, pairs: bool) -> list[dict[str, Any]]:
     return found[method]
 
 
+def text_of(method: str, data: str) -> dict[str, float]:
+    """What of the transfer text a method learns from, where that is not all."""
+    return SURE if method == "ours" and data not in PAIRS else {}
+
+
 def recipe_for(data: str, method: str, folder: Path, *, steps: Sequence[int] | None, epochs: int | None) -> Any:
     """The recipe of a method; its stages have one step each until it is known how many the tokens make."""
     listed = []
@@ -107,12 +112,11 @@ def recipe_for(data: str, method: str, folder: Path, *, steps: Sequence[int] | N
         plain |= {"learning_rate": stage.get("rate", 2e-4), "steps": 1 if steps is None else steps[i]}
         listed.append(plain)
     start = TEACHER["model"] if method == "fine-tune" else "teacher"
-    text = SURE if method == "ours" and data not in PAIRS else {}
     return recipe_of(
         data,
         output=folder,
         epochs=epochs,
-        transfer={**DATA[data]["transfer"], **text},
+        transfer={**DATA[data]["transfer"], **text_of(method, data)},
         augmentation=AUGMENTATION if epochs is None else {**AUGMENTATION, "variants": 2},  # the teacher makes them
         student={**STUDENT, "initial": start, "layers": [3, 6]},
         distill={"checkpoint_every": 200, "stage": listed},
@@ -151,8 +155,8 @@ def cell(data: str, method: str, seed: int, work: Path, *, tokens: float, epochs
 
 def key_of(data: str, method: str, seed: int, tokens: float) -> dict[str, Any]:
     """What names a cell; a method whose stages or text are other ones now is taught again."""
-    text = [SURE] if method == "ours" and data not in PAIRS else []
-    stages = fingerprint_of(stages_of(method, pairs=data in PAIRS), *text)[:12]
+    text = text_of(method, data)
+    stages = fingerprint_of(stages_of(method, pairs=data in PAIRS), *([text] if text else []))[:12]
     return {"data": data, "method": method, "seed": seed, "tokens": tokens, "stages": stages}
 
 
