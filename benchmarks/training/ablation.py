@@ -184,7 +184,7 @@ def main() -> int:
         seconds=time.monotonic() - begun,
         part=part,
         subnets={name: str(x) for name, x in SUBNETS.items()},
-        cells=cells.rows,
+        cells=cells.asked,
         environment=environment(),
     )
 

@@ -117,6 +117,7 @@ class Cells:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self.rows: list[dict[str, Any]] = []
+        self.asked: list[dict[str, Any]] = []  # of this run: the file may also keep those of other recipes
         if path.is_file():
             for line in path.read_text().splitlines():
                 try:
@@ -137,4 +138,5 @@ class Cells:
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print("  ".join(f"{x:.4f}" if isinstance(x, float) else str(x) for x in row.values())[:160], flush=True)
+        self.asked.append(row)
         return row

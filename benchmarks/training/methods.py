@@ -189,7 +189,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one seed, quick-start data, a tenth of the tokens")
     parser.add_argument("--data", action="append", choices=list(DATA), help="only these data sets")
-    parser.add_argument("--method", action="append", choices=METHODS, help="only these methods, beside ours")
+    parser.add_argument("--method", action="append", choices=METHODS[:-1], help="only these methods, beside ours")
     parser.add_argument("--seeds", type=int, help="how many seeds")
     parser.add_argument("--tokens", type=float, help="training tokens of each student")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks/methods"))
@@ -220,7 +220,7 @@ def main() -> int:
         seconds=time.monotonic() - begun,
         tokens=tokens,
         student=STUDENT,
-        cells=cells.rows,
+        cells=cells.asked,
         environment=environment(),
     )
 

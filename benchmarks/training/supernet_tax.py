@@ -151,7 +151,7 @@ def main() -> int:
         seconds=time.monotonic() - begun,
         deviation_of_points=deviation,
         operations_of_separate=work_ratio,
-        cells=cells.rows,
+        cells=cells.asked,
         environment=environment(),
     )
 
