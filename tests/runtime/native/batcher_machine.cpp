@@ -1,36 +1,23 @@
 // What of a machine is ours, by folders that say so.
-#include <unistd.h>
-
 #include <boost/test/unit_test.hpp>
 #include <fstream>
 #include <thread>
 
 #include "atb/machine.h"
+#include "scratch.h"
 
 namespace atb::test {
 namespace {
 
 namespace fs = std::filesystem;
 
-/// A root folder with files, gone at the end.
-class Root {
- public:
-  Root() : folder_(fs::temp_directory_path() / ("atb-machine-" + std::to_string(::getpid()))) {
-    fs::remove_all(folder_);
-  }
-  ~Root() { fs::remove_all(folder_); }
-  Root(const Root&) = delete;
-  Root& operator=(const Root&) = delete;
-
-  Root& file(const std::string& path, const std::string& text) {
-    fs::create_directories((folder_ / path).parent_path());
-    std::ofstream(folder_ / path) << text;
+/// A root folder with files.
+struct Root : Scratch {
+  Root& file(const std::string& name, const std::string& text) {
+    fs::create_directories((path() / name).parent_path());
+    std::ofstream(path() / name) << text;
     return *this;
   }
-  [[nodiscard]] const fs::path& path() const { return folder_; }
-
- private:
-  fs::path folder_;
 };
 
 const std::string second = "30 23 0:27 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";

@@ -11,6 +11,7 @@
 #include "atb/bundle.h"
 #include "atb/error.h"
 #include "bundle/sha256.h"
+#include "scratch.h"
 
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
@@ -33,14 +34,13 @@ Json engine(const std::string& artifact, int length, const std::string& precisio
           {"effective_precision", precision}};
 }
 
-/// A bundle of its own folder, gone afterwards.
+/// A bundle of its own.
 struct Folder {
-  fs::path path;
+  atb::test::Scratch scratch;
+  fs::path path = scratch.path() / "bundle";
   Json manifest;
 
   Folder() {
-    std::string name = (fs::temp_directory_path() / "atb-bundle-XXXXXX").string();
-    path = fs::path(mkdtemp(name.data())) / "bundle";
     write(path / "engines/model.xml", "<net/>");
     write(path / "engines/model.bin", "weights");
     write(path / "tokenizer.json", "{}");
@@ -58,9 +58,6 @@ struct Folder {
                 {"files", Json::object()}};
     list();
   }
-  ~Folder() { fs::remove_all(path.parent_path()); }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
 
   /// Lists every file, and writes the manifest as Python does.
   void list() {

@@ -10,6 +10,7 @@
 
 #include "atb/engine.h"
 #include "atb/error.h"
+#include "scratch.h"
 
 namespace fs = std::filesystem;
 namespace op = ov::opset13;
@@ -43,14 +44,13 @@ std::shared_ptr<ov::Model> bag(const char* ids_name = "input_ids", ov::element::
   return std::make_shared<ov::Model>(ov::ResultVector{result}, ov::ParameterVector{ids, mask});
 }
 
-/// An IR in a folder of its own, gone afterwards.
+/// An IR in a folder of its own.
 struct Saved {
-  fs::path folder;
+  atb::test::Scratch scratch;
+  const fs::path& folder = scratch.path();
   atb::EngineEntry entry;
 
   explicit Saved(const std::shared_ptr<ov::Model>& model = bag()) {
-    std::string name = (fs::temp_directory_path() / "atb-engine-XXXXXX").string();
-    folder = mkdtemp(name.data());
     entry.artifact = folder / "model.xml";
     entry.target = {.backend = "openvino",
                     .device = "CPU",
@@ -62,9 +62,6 @@ struct Saved {
     entry.effective_precision = "f32";
     ov::save_model(model, entry.artifact.string(), false);
   }
-  ~Saved() { fs::remove_all(folder); }
-  Saved(const Saved&) = delete;
-  Saved& operator=(const Saved&) = delete;
 };
 
 /// What is wrong with the answers of rows of random words; nothing where they are right. Any thread may ask: Boost's

@@ -1,7 +1,6 @@
 // The service over a socket, with an engine that does what a test says.
 #define BOOST_TEST_MODULE grpc
 #include <grpcpp/grpcpp.h>
-#include <unistd.h>
 
 #include <boost/test/included/unit_test.hpp>
 #include <filesystem>
@@ -13,6 +12,7 @@
 #include "grpc/errands.h"
 #include "grpc/messages.h"
 #include "oip.grpc.pb.h"
+#include "scratch.h"
 #include "server/front.h"
 #include "server_fakes.h"
 
@@ -26,6 +26,7 @@ using inference::ModelInferResponse;
 using test::Behaviour;
 
 struct Running {
+  test::Scratch scratch;
   std::shared_ptr<Behaviour> behaviour = std::make_shared<Behaviour>();
   Registry registry;
   ServerOptions options;
@@ -36,10 +37,8 @@ struct Running {
 
   explicit Running(const ServerOptions& the_options = {}, test::FakeOptions how = {})
       : registry([b = behaviour, how](const auto&, const auto&) { return fake_model(b, how); }), options(the_options) {
-    const auto folder = std::filesystem::temp_directory_path() / ("atb-grpc-test-" + std::to_string(getpid()));
-    std::filesystem::create_directories(folder);
-    std::ofstream(folder / "manifest.json") << "{}";
-    registry.add("m", folder, {});
+    std::ofstream(scratch.path() / "manifest.json") << "{}";
+    registry.add("m", scratch.path(), {});
     registry.load("m");
     behaviour->runs = 0;  // without those that warmed it up
     options.grpc_port = 0;

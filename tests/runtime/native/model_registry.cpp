@@ -1,6 +1,4 @@
 // Models by name and version, replaced while they answer.
-#include <unistd.h>
-
 #include <boost/test/unit_test.hpp>
 #include <fstream>
 #include <optional>
@@ -8,6 +6,7 @@
 #include "atb/registry.h"
 #include "batcher_fakes.h"
 #include "model_fakes.h"
+#include "scratch.h"
 
 namespace atb::test {
 namespace {
@@ -17,13 +16,6 @@ namespace fs = std::filesystem;
 /// Folders that look like bundles, and a loader that makes fakes of them.
 class Shelf {
  public:
-  Shelf() : folder(fs::temp_directory_path() / ("atb-registry-" + std::to_string(::getpid()))) {
-    fs::remove_all(folder);
-  }
-  ~Shelf() { fs::remove_all(folder); }
-  Shelf(const Shelf&) = delete;
-  Shelf& operator=(const Shelf&) = delete;
-
   void put(const fs::path& name) {
     fs::create_directories(folder / name);
     std::ofstream(folder / name / "manifest.json") << "{}";
@@ -38,7 +30,8 @@ class Shelf {
     };
   }
 
-  fs::path folder;
+  Scratch scratch;
+  const fs::path& folder = scratch.path();
   std::shared_ptr<Facts> facts = std::make_shared<Facts>();
   std::atomic<int> loads = 0;
   std::optional<std::string> broken;

@@ -1,6 +1,5 @@
 // The whole server over sockets, with an engine that does what a test says.
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <boost/asio/connect.hpp>
 #include <boost/asio/io_context.hpp>
@@ -23,6 +22,7 @@
 #endif
 
 #include "atb/server.h"
+#include "scratch.h"
 #include "server_fakes.h"
 
 namespace atb {
@@ -84,6 +84,7 @@ std::string predict(const std::string& text, const std::string& fields = "") {
 nlohmann::json parsed(const Response& response) { return nlohmann::json::parse(response.body()); }
 
 struct Running {
+  test::Scratch scratch;
   std::shared_ptr<Behaviour> behaviour = std::make_shared<Behaviour>();
   Registry registry;
   std::optional<Server> server;
@@ -92,10 +93,8 @@ struct Running {
 
   explicit Running(ServerOptions options = {}, test::FakeOptions how = {})
       : registry([b = behaviour, how](const auto&, const auto&) { return fake_model(b, how); }) {
-    const auto folder = std::filesystem::temp_directory_path() / ("atb-server-test-" + std::to_string(getpid()));
-    std::filesystem::create_directories(folder);
-    std::ofstream(folder / "manifest.json") << "{}";
-    registry.add("m", folder, {});
+    std::ofstream(scratch.path() / "manifest.json") << "{}";
+    registry.add("m", scratch.path(), {});
     registry.load("m");
     options.port = 0;
     server.emplace(registry, options);
@@ -476,7 +475,8 @@ BOOST_AUTO_TEST_CASE(models_load_and_unload_where_that_is_allowed) {
 }
 
 BOOST_AUTO_TEST_CASE(the_access_log_has_a_line_a_request_and_no_text) {
-  const std::string path = (std::filesystem::temp_directory_path() / ("atb-log-" + std::to_string(getpid()))).string();
+  const test::Scratch scratch;
+  const std::string path = (scratch.path() / "log").string();
   {
     Running running(ServerOptions{.access_log = path});
     Client client(running.port());
@@ -495,7 +495,6 @@ BOOST_AUTO_TEST_CASE(the_access_log_has_a_line_a_request_and_no_text) {
   BOOST_TEST(lines[0]["model"] == "m");
   BOOST_TEST(lines[0]["total_us"].get<double>() > 0);
   BOOST_TEST((lines[1]["status"] == 404 || lines[1]["status"] == 400));
-  std::filesystem::remove(path);
 }
 
 BOOST_AUTO_TEST_CASE(the_page_is_there_on_request) {
@@ -528,9 +527,8 @@ void make_certificate(const std::string& certificate, const std::string& key) {
 
 BOOST_AUTO_TEST_CASE(tls_carries_the_same) {
   namespace ssl = boost::asio::ssl;
-  const auto folder = std::filesystem::temp_directory_path() / ("atb-tls-" + std::to_string(getpid()));
-  std::filesystem::create_directories(folder);
-  const std::string certificate = folder / "certificate.pem", key = folder / "key.pem";
+  const test::Scratch scratch;
+  const std::string certificate = scratch.path() / "certificate.pem", key = scratch.path() / "key.pem";
   make_certificate(certificate, key);
   {
     Running running(ServerOptions{.receive = 300ms, .certificate = certificate, .key = key});
@@ -562,7 +560,6 @@ BOOST_AUTO_TEST_CASE(tls_carries_the_same) {
   Registry registry;
   swapped.port = 0;
   BOOST_CHECK_THROW(Server(registry, swapped), Error);
-  std::filesystem::remove_all(folder);
 }
 
 #endif

@@ -1,7 +1,5 @@
 // What a tokenizer.json may say, and what is refused by name.
 #define BOOST_TEST_MODULE tokenizer
-#include <unistd.h>
-
 #include <boost/test/included/unit_test.hpp>
 #include <filesystem>
 #include <fstream>
@@ -11,6 +9,7 @@
 
 #include "atb/error.h"
 #include "atb/tokenizer.h"
+#include "scratch.h"
 #include "tokenizer_json.h"
 
 namespace {
@@ -140,14 +139,14 @@ BOOST_AUTO_TEST_CASE(padding_is_named_or_found) {
 }
 
 BOOST_AUTO_TEST_CASE(a_file_is_read_whole) {
-  const auto folder = std::filesystem::temp_directory_path() / ("tokenizer-" + std::to_string(::getpid()));
-  std::filesystem::create_directories(folder);
-  std::ofstream(folder / "tokenizer.json") << TokenizerJson{}.text();
+  const atb::test::Scratch scratch;
+  const std::filesystem::path file = scratch.path() / "tokenizer.json";
+  std::ofstream(file) << TokenizerJson{}.text();
   Encoding out;
-  Tokenizer::from_file(folder / "tokenizer.json").encode("a", 9, out);
+  Tokenizer::from_file(file).encode("a", 9, out);
   BOOST_TEST(out.ids == (Ids{2, 5, 3}));
-  std::filesystem::remove_all(folder);
-  BOOST_CHECK_EXCEPTION(Tokenizer::from_file(folder / "tokenizer.json"), atb::Error, [](const atb::Error& error) {
+  std::filesystem::remove(file);
+  BOOST_CHECK_EXCEPTION(Tokenizer::from_file(file), atb::Error, [](const atb::Error& error) {
     return error.kind() == atb::Kind::bundle &&
            std::string_view(error.what()).find("cannot be read") != std::string_view::npos;
   });
