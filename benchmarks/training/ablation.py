@@ -57,7 +57,7 @@ def without_loss(term: str) -> Change:
 
 
 def _sandwich(data: dict[str, Any], *, in_place: bool = False) -> None:
-    """The largest, the smallest and one drawn subnet a step, so a third of the steps: as many subnet steps."""
+    """The largest, the smallest and one drawn subnet a step instead of the recipe's one: a third of the steps."""
     data["supernet"] |= {"sampler": "sandwich", "random_subnets": 1, "in_place": in_place}
     for stage in data["supernet"]["stage"]:
         stage["steps"] = max(2, round(stage["steps"] / 3))

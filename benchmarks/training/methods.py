@@ -155,8 +155,7 @@ def cell(data: str, method: str, seed: int, work: Path, *, tokens: float, epochs
 
 def key_of(data: str, method: str, seed: int, tokens: float) -> dict[str, Any]:
     """What names a cell; a method whose stages or text are other ones now is taught again."""
-    text = text_of(method, data)
-    stages = fingerprint_of(stages_of(method, pairs=data in PAIRS), *([text] if text else []))[:12]
+    stages = fingerprint_of(stages_of(method, pairs=data in PAIRS), text_of(method, data))[:12]
     return {"data": data, "method": method, "seed": seed, "tokens": tokens, "stages": stages}
 
 
